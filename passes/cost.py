@@ -1,0 +1,187 @@
+"""What a quantized network costs, from one row per layer.
+
+Definitions, with ``o`` a kernel (one output channel's weights):
+
+- ``MACs = |W| * positions``, of a Conv ``O * (C / groups) * kh * kw * Ho * Wo``, at batch 1.
+- ``BitOPs = sum MACs[o] * B_w[o] * B_a``, ``B_a`` the width of the layer's input.
+- ``C_C = sum MACs[o] * (B_w[o] * B_a + B_w[o] + B_a + log2 M)``, ``M = |W| / O`` the products in one sum.
+- ``B_w,eff`` and ``B_a,eff``: widths averaged over all weights, and over all inputs of layers.
+- ``WCR = 32 / B_w`` over the layers between the first and the last; ``WCR_true`` over all of them.
+
+Sources: AdaQAT (BitOPs, WCR); IMPQ, equations 6 and 7 (``B_eff``, ``C_C``), where ``N`` counts MACs.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "FLOAT_BITS",
+    "Layer",
+    "activations_eff",
+    "bitops",
+    "c_c",
+    "layers",
+    "macs",
+    "wcr",
+    "wcr_true",
+    "weights_eff",
+    "weights_owed",
+]
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from .values import array, int_attribute, is_op
+
+FLOAT_BITS = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One Conv, Gemm or MatMul.
+
+    Attributes:
+        name: Its weight.
+        op: Its operator.
+        input: The value that goes in.
+        macs: Multiply-accumulates at batch 1; None if a size is not known.
+        weights: Number of weights.
+        kernels: Number of kernels they make.
+        inputs: Number of values that go in, at batch 1; None if a size is not known.
+        weight_bits: One width per kernel, or one for all.
+        activation_bits: Width of the input.
+    """
+
+    name: str
+    op: str
+    macs: int | None
+    weights: int
+    kernels: int
+    input: str = ""
+    inputs: int | None = None
+    weight_bits: tuple[float, ...] = (FLOAT_BITS,)
+    activation_bits: float = FLOAT_BITS
+
+    def __post_init__(self) -> None:
+        if len(self.weight_bits) not in (1, self.kernels):
+            raise ValueError(
+                f"weight_bits of {self.name!r} needs 1 or {self.kernels} entries, got {len(self.weight_bits)}"
+            )
+
+    @property
+    def mean_bits(self) -> float:
+        """Width of a weight, averaged; kernels of a layer are of one size."""
+        return sum(self.weight_bits) / len(self.weight_bits)
+
+
+def macs(rows: Sequence[Layer]) -> int | None:
+    """Multiply-accumulates of one sample; None if those of a layer are not known."""
+    total = 0
+    for row in rows:
+        if row.macs is None:
+            return None
+        total += row.macs
+    return total
+
+
+def bitops(rows: Sequence[Layer]) -> float | None:
+    """``sum MACs * B_w * B_a``; None if the MACs of a layer are not known."""
+    total = 0.0
+    for row in rows:
+        if row.macs is None:
+            return None
+        total += row.macs * row.mean_bits * row.activation_bits
+    return total
+
+
+def c_c(rows: Sequence[Layer]) -> float | None:
+    """IMPQ's computational complexity, in bit operations; None if the MACs of a layer are not known.
+
+    A kernel of 0 bits computes nothing and counts nothing.
+    """
+    total = 0.0
+    for row in rows:
+        if row.macs is None:
+            return None
+        kept = [w for w in row.weight_bits if w > 0]
+        a, products = row.activation_bits, math.log2(row.weights / row.kernels)
+        total += row.macs / len(row.weight_bits) * sum(w * a + w + a + products for w in kept)
+    return total
+
+
+def weights_eff(rows: Sequence[Layer]) -> float | None:
+    """``sum B_w |W| / sum |W|`` over all layers, first and last too; None without layers."""
+    return _mean([(row.mean_bits, row.weights) for row in rows])
+
+
+def activations_eff(rows: Sequence[Layer]) -> float | None:
+    """``sum B_a |A| / sum |A|`` over the inputs of all layers; None if a size is not known."""
+    pairs = [(row.activation_bits, row.inputs) for row in rows if row.inputs is not None]
+    return _mean(pairs) if len(pairs) == len(rows) else None
+
+
+def wcr(rows: Sequence[Layer]) -> float | None:
+    """Weight compression as printed for AdaQAT: without the first and the last layer; all of two or less."""
+    return wcr_true(rows[1:-1] if len(rows) > 2 else rows)
+
+
+def wcr_true(rows: Sequence[Layer]) -> float | None:
+    """``32 * sum |W| / sum B_w |W|`` over all layers; None without layers or without bits."""
+    mean = weights_eff(rows)
+    return FLOAT_BITS / mean if mean else None
+
+
+def weights_owed(rows: Sequence[Layer]) -> int:
+    """Bytes that the weights need at their widths, each tensor once and in whole bytes."""
+    owed = {row.name: math.ceil(row.mean_bits * row.weights / 8) for row in rows}
+    return sum(owed.values())
+
+
+def layers(model: ir.Model) -> list[Layer]:
+    """One row for each Conv, Gemm or MatMul with a constant weight, in graph order, all float.
+
+    Sizes come from shape inference, so a symbolic batch does no harm, while symbolic heights and
+    widths leave ``macs`` and ``inputs`` None. The model is left as it is.
+    """
+    sized = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
+    return [row for node in sized.graph if (row := _row(node)) is not None]
+
+
+def _row(node: ir.Node) -> Layer | None:
+    weight = array(node.inputs[1]) if is_op(node, "Conv", "Gemm", "MatMul") else None
+    if weight is None:
+        return None
+    x, out, held = node.inputs[0], node.outputs[0], node.inputs[1]
+    assert x is not None  # the schema asks for both
+    assert held is not None
+    rows_are_kernels = is_op(node, "Conv") or bool(int_attribute(node, "transB", 0))
+    positions = _count(out.shape, 2, None) if is_op(node, "Conv") else _count(out.shape, 1, -1)
+    return Layer(
+        name=str(held.name),
+        op=node.op_type,
+        input=str(x.name),
+        macs=None if positions is None else weight.size * positions,
+        weights=weight.size,
+        kernels=weight.shape[0 if rows_are_kernels else -1],
+        inputs=_count(x.shape, 1, None),
+    )
+
+
+def _count(shape: ir.Shape | None, start: int, stop: int | None) -> int | None:
+    """The product of some dimensions, None if one is not known."""
+    if shape is None:
+        return None
+    dims = tuple(shape)[start:stop]
+    return (
+        math.prod(dim for dim in dims if isinstance(dim, int))
+        if all(isinstance(d, int) for d in dims)
+        else None
+    )
+
+
+def _mean(pairs: list[tuple[float, int]]) -> float | None:
+    count = sum(number for _, number in pairs)
+    return sum(bits * number for bits, number in pairs) / count if count else None

@@ -1,0 +1,203 @@
+"""Recognize the quantized neighbourhood of an operator in a QDQ graph."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Codes",
+    "Requantization",
+    "Weight",
+    "dequantized",
+    "dequantized_bias",
+    "dequantized_weight",
+    "requantization",
+]
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .. import arithmetic, metadata
+from ..constants import scalar_of
+from ..plan import Grid
+from ..values import array, only_user
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """An activation that comes out of a DequantizeLinear: ``real = scale * (code - zero_point)``."""
+
+    name: str
+    value: ir.Value
+    scale: np.float32
+    zero_point: int
+    bits: int
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """Codes of a weight, one scale per kernel."""
+
+    name: str
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bits: tuple[int, ...]
+    grid: Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Requantization:
+    """What follows an operator up to the codes of its result: ``(Relu | Clip)* Q [Clip]``.
+
+    Rounding and clamping are monotone, so a Relu or Clip before Q is a clamp of the codes after it:
+    all of them are one range, ``low`` to ``high``.
+    """
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+    codes: ir.Value
+    scale: np.float32
+    zero_point: int
+    low: int
+    high: int
+    bits: int
+
+
+def dequantized(value: ir.Value | None) -> Codes | None:
+    """The codes behind an activation, if a uint8 DequantizeLinear with one scale makes it."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_identifier() != ("", "DequantizeLinear", ""):
+        return None
+    params = _scale_and_zero(node)
+    codes = node.inputs[0]
+    if params is None or codes is None or array(codes) is not None:
+        return None
+    bits = int(node.metadata_props.get(metadata.BITS, "8"))
+    return Codes(_params_name(node, codes), codes, *params, bits=bits)
+
+
+def dequantized_weight(value: ir.Value | None) -> Weight | None:
+    """The int8 codes behind a weight, if they are symmetric and scaled along axis 0."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_identifier() != ("", "DequantizeLinear", "") or len(node.inputs) < 2:
+        return None
+    codes, scale = array(node.inputs[0]), array(node.inputs[1])
+    zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if codes is None or scale is None or codes.dtype != np.int8 or codes.ndim < 2:
+        return None
+    if (zero is not None and np.any(zero)) or scale.dtype != np.float32:
+        return None
+    if scale.size > 1 and (node.attributes.get_int("axis", 1) != 0 or scale.shape != codes.shape[:1]):
+        return None
+    kernels = len(codes)
+    bits = metadata.from_digits(node.metadata_props.get(metadata.BITS, "8" * kernels))
+    return Weight(
+        name=node.metadata_props.get(metadata.NAME, str(node.outputs[0].name)),
+        codes=codes,
+        scale=np.broadcast_to(scale.reshape(-1), (kernels,)),
+        bits=bits,
+        grid=Grid(node.metadata_props.get(metadata.GRID, Grid.SIGNED.value)),
+    )
+
+
+def dequantized_bias(value: ir.Value | None, unit: NDArray[np.float32]) -> NDArray[np.int32] | None:
+    """The int32 codes of a bias in steps of ``unit``; a float initializer is quantized here."""
+    real = array(value)
+    if real is not None and real.dtype == np.float32:
+        return arithmetic.quantize_bias(real, np.float32(1), unit)
+    node = value.producer() if value is not None else None
+    if node is None or node.op_identifier() != ("", "DequantizeLinear", ""):
+        return None
+    codes, scale = array(node.inputs[0]), array(node.inputs[1])
+    if codes is None or scale is None or codes.dtype != np.int32:
+        return None
+    scale = np.broadcast_to(scale.reshape(-1), unit.shape)
+    if np.array_equal(scale, unit):
+        return codes
+    return arithmetic.quantize_bias(arithmetic.dequantize(codes, scale), np.float32(1), unit)
+
+
+def requantization(node: ir.Node) -> Requantization | None:
+    """The way from an operator's result to its codes, or None if it is used in any other way.
+
+    If the operator is a Relu or Clip itself, its bounds count; if it is the QuantizeLinear, it starts
+    there.
+    """
+    nodes: list[ir.Node] = []
+    own = _clamp(node)
+    clamps = [] if own is None else [own]
+    user: ir.Node | None = node
+    while user is not None and user.op_identifier() != ("", "QuantizeLinear", ""):
+        if user is not node:
+            clamp = _clamp(user)
+            if clamp is None:
+                return None
+            clamps.append(clamp)
+            nodes.append(user)
+        user = only_user(user.outputs[0])
+    if user is None:
+        return None
+    nodes.append(user)
+    params = _scale_and_zero(nodes[-1])
+    if params is None:
+        return None
+    scale, zero = params
+    codes, low, high = nodes[-1].outputs[0], 0, 255
+    for bound_low, bound_high in clamps:
+        least = 0 if bound_low is None else int(arithmetic.quantize(bound_low, scale, zero, 0, 255))
+        most = 255 if bound_high is None else int(arithmetic.quantize(bound_high, scale, zero, 0, 255))
+        low, high = min(max(low, least), most), min(max(high, least), most)
+    quantize = nodes[-1]
+    bits = int(quantize.metadata_props.get(metadata.BITS, "8"))
+    clip = only_user(codes)
+    if clip is not None and clip.op_identifier() == ("", "Clip", ""):
+        lowest, highest = _bound(clip, 1, 0), _bound(clip, 2, 255)
+        if lowest is None or highest is None:
+            return None
+        least, most = int(lowest), int(highest)
+        low, high = min(max(low, least), most), min(max(high, least), most)
+        nodes.append(clip)
+        codes = clip.outputs[0]
+    return Requantization(_params_name(quantize, codes), tuple(nodes), codes, scale, zero, low, high, bits)
+
+
+def _params_name(node: ir.Node, codes: ir.Value) -> str:
+    """What the scale and zero point of a Q or DQ are called after."""
+    return node.metadata_props.get(metadata.NAME, str(codes.name))
+
+
+def _scale_and_zero(node: ir.Node) -> tuple[np.float32, int] | None:
+    """The one scale and uint8 zero point of a Q or DQ."""
+    scale = scalar_of(node.inputs[1])
+    if scale is None or scale.dtype != np.float32:
+        return None
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        codes = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+        unsigned = codes is not None and codes.dtype in (None, ir.DataType.UINT8)
+        return (np.float32(scale), 0) if unsigned else None
+    zero = scalar_of(node.inputs[2])
+    return None if zero is None or zero.dtype != np.uint8 else (np.float32(scale), int(zero))
+
+
+def _clamp(node: ir.Node) -> tuple[float | None, float | None] | None:
+    """The bounds of a float Relu or Clip; None where the node is neither or the bounds are computed."""
+    if node.op_identifier() == ("", "Relu", ""):
+        return 0.0, None
+    if node.op_identifier() != ("", "Clip", ""):
+        return None
+    low, high = _bound(node, 1, -np.inf), _bound(node, 2, np.inf)
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def _bound(node: ir.Node, index: int, default: float) -> float | None:
+    """A bound of a Clip: the default if it is left out, None if it is not a constant."""
+    if len(node.inputs) <= index or node.inputs[index] is None:
+        return default
+    held = scalar_of(node.inputs[index])
+    return None if held is None else float(held)

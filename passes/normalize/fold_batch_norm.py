@@ -1,0 +1,128 @@
+"""Fold BatchNormalization into the layer before it."""
+
+from __future__ import annotations
+
+__all__ = ["FoldBatchNormPass", "batch_norm_factors"]
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..values import (
+    add_initializer,
+    array,
+    float_attribute,
+    int_attribute,
+    is_op,
+    only_user,
+    replace_value,
+    set_array,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class _Fold(NamedTuple):
+    layer: ir.Node
+    weight: ir.Value
+    factors: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    """What is added after the folded layer without bias: ``beta - mean * a``."""
+
+
+class FoldBatchNormPass(ir.passes.InPlacePass):
+    """Fold inference-mode BatchNormalization into the Conv, or Gemm with ``transB=1``, before it.
+
+    With ``a[o] = gamma[o] / sqrt(var[o] + eps)``, all in float32:
+    ``w'[o] = a[o] * w[o]`` and ``b'[o] = a[o] * b[o] + (beta[o] - a[o] * mean[o])``.
+
+    The weight keeps its name, the layer's output gets the name of the normalized value. A layer without
+    bias gets one called ``<weight>_bias``; a bias that other nodes use is copied under that name.
+
+    Left alone: a normalization in training mode or with parameters that are not constant, a layer whose
+    output has other users or is a graph output, and a weight that is not constant or that other nodes
+    use too: its plan entry could not stand for two folded weights.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        folded = 0
+        for node in model.graph:
+            fold = _match(node)
+            if fold is not None:
+                _apply(node, fold)
+                folded += 1
+        if folded:
+            logger.info("Folded %d BatchNormalization nodes", folded)
+        return ir.passes.PassResult(model, modified=bool(folded))
+
+
+def batch_norm_factors(model: ir.Model) -> dict[str, NDArray[np.float32]]:
+    """What folding will multiply each kernel by.
+
+    Per-kernel quantization is equivariant: a scale ``s[o]`` of the unfolded weight becomes
+    ``abs(a[o]) * s[o]``, and a negative ``a[o]`` turns the signs of the codes.
+
+    Returns:
+        By weight name: ``a``, ``(kernels,)``, float32. Only the weights that ``FoldBatchNormPass``
+        would change.
+    """
+    folds = (_match(node) for node in model.graph)
+    return {str(fold.weight.name): fold.factors for fold in folds if fold is not None}
+
+
+def _match(norm: ir.Node) -> _Fold | None:
+    if not is_op(norm, "BatchNormalization") or int_attribute(norm, "training_mode", 0):
+        return None
+    x = norm.inputs[0]
+    layer = x.producer() if x is not None else None
+    if x is None or layer is None or only_user(x) is not norm:
+        return None
+    if not is_op(layer, "Conv") and not (is_op(layer, "Gemm") and _is_canonical_gemm(layer)):
+        return None
+    gamma, beta, mean, var = (array(value) for value in norm.inputs[1:5])
+    weight = layer.inputs[1]
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    if weight is None or array(weight) is None or (bias is not None and array(bias) is None):
+        return None
+    if gamma is None or beta is None or mean is None or var is None:
+        return None
+    if only_user(weight) is not layer:
+        logger.info("Kept BatchNormalization %s: other nodes use %s too", norm.name, weight.name)
+        return None
+    epsilon = np.float32(float_attribute(norm, "epsilon", 1e-5))
+    factors = np.asarray(gamma / np.sqrt(var + epsilon), np.float32)
+    return _Fold(layer, weight, factors, beta - factors * mean)
+
+
+def _is_canonical_gemm(node: ir.Node) -> bool:
+    return (
+        int_attribute(node, "transB", 0) == 1
+        and float_attribute(node, "alpha", 1.0) == 1.0
+        and float_attribute(node, "beta", 1.0) == 1.0
+    )
+
+
+def _apply(norm: ir.Node, fold: _Fold) -> None:
+    layer, weight = fold.layer, fold.weight
+    graph = layer.graph
+    assert isinstance(graph, ir.Graph)  # the caller iterates over one
+    numbers = array(weight)
+    assert numbers is not None  # _match has looked
+    set_array(weight, numbers * fold.factors.reshape(-1, *[1] * (numbers.ndim - 1)))
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    before = array(bias)
+    total = fold.shift if before is None else before * fold.factors + fold.shift
+    if bias is not None and only_user(bias) is layer:
+        set_array(bias, total)
+    else:
+        layer.resize_inputs(3)
+        layer.replace_input_with(2, add_initializer(graph, f"{weight.name}_bias", total))
+    parameters = [value for value in norm.inputs[1:] if value is not None]
+    replace_value(norm.outputs[0], layer.outputs[0])
+    graph.remove(norm, safe=True)
+    for value in parameters:
+        if not value.uses() and not value.is_graph_output():
+            graph.initializers.pop(str(value.name), None)

@@ -1,0 +1,93 @@
+"""The stages that turn a float model into an integer one, each ONNX -> ONNX."""
+
+from __future__ import annotations
+
+__all__ = ["fold_batch_norm", "lower", "normalize", "quantize"]
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from .errors import ModelError, PassError
+from .lower import lowering_passes
+from .normalize import FoldBatchNormPass, normal_form
+from .normalize.opset import IR_VERSION
+from .plan import Plan
+from .quantize import InsertQdqPass, complete
+
+_FLOATS_TO_CONVERT = (ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def normalize(model: ir.Model, *, fold_batch_norm: bool = False) -> ir.Model:
+    """The normal form of a float model: opset 21, one spelling for each layer, constants computed.
+
+    Operators that have no normal form stay as they are, in their place.
+
+    Args:
+        model: Left as it is.
+        fold_batch_norm: Also fold BatchNormalization into the layer before it, as the last step, so
+            that all other names are the same either way.
+
+    Raises:
+        ModelError: The opset cannot be converted, or the model computes in another float type.
+    """
+    result = _run(normal_form(), model.clone())
+    for value in (*result.graph.inputs, *result.graph.initializers.values()):
+        if value.dtype in _FLOATS_TO_CONVERT:
+            raise ModelError(
+                f"Cannot use {value.name!r}: it is {value.dtype.name}; float32 is supported. "
+                "Convert the model to float32 before."
+            )
+    return _run(FoldBatchNormPass(), result) if fold_batch_norm else result
+
+
+def fold_batch_norm(model: ir.Model) -> ir.Model:
+    """A normal model with BatchNormalization folded: the last step of ``normalize``, for changed weights.
+
+    Args:
+        model: Normal form; left as it is.
+    """
+    return _run(FoldBatchNormPass(), model.clone())
+
+
+def quantize(model: ir.Model, plan: Plan) -> ir.Model:
+    """The model with every tensor of the plan on its grid, as QuantizeLinear / DequantizeLinear pairs.
+
+    Args:
+        model: Normal form with BatchNormalization folded; left as it is.
+        plan: Activations complete; a weight scale of None is fitted to the weights.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+    """
+    complete_plan = complete(model, plan)
+    return _run(ir.passes.Sequential(InsertQdqPass(complete_plan), ShapeInferencePass()), model.clone())
+
+
+def lower(model: ir.Model, *, target: str = "cpu") -> ir.Model:
+    """The integer form of a QDQ model, with the weights packed.
+
+    Operators without an integer form stay float, each with a note why.
+
+    Args:
+        model: QDQ, of ``quantize`` or of another tool; left as it is.
+        target: What it is to run on.
+
+    Raises:
+        PassError: The target is unknown.
+    """
+    result = _run(ir.passes.Sequential(*lowering_passes(target)), model.clone())
+    result.ir_version = IR_VERSION
+    return result
+
+
+def _run(pass_: ir.passes.PassBase, model: ir.Model) -> ir.Model:
+    """Run a pass; what it says about the user's model is not wrapped."""
+    try:
+        return pass_(model).model
+    except ir.passes.PassError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, PassError):
+            raise cause from None
+        raise

@@ -1,0 +1,99 @@
+"""Decide which tensors of a model are quantized, and which share a scale."""
+
+from __future__ import annotations
+
+__all__ = ["Island", "islands", "owners", "place"]
+
+import dataclasses
+
+import onnx_ir as ir
+
+from .placement import Placement
+from .plan import ActivationQuant, Grid, Plan, WeightQuant
+from .values import array
+
+INPUT_BITS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Island:
+    """A float operator that an integer file keeps.
+
+    Attributes:
+        name: The node.
+        op: Its operator.
+        reason: Why it has no integer form, for people.
+    """
+
+    name: str
+    op: str
+    reason: str
+
+
+def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid) -> Plan:
+    """A plan without numbers: what is quantized, every width the same, scales to be found.
+
+    - Weights: of every Conv and Gemm whose weight is an initializer.
+    - Activations: what goes into Conv, Gemm, Add, GlobalAveragePool, AveragePool and Concat, and what
+      comes out; but the result of a Gemm that none of these uses stays float. A Relu or Clip that
+      alone uses a result belongs to it: the value behind is the quantized one.
+    - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input.
+
+    Graph inputs get 8 bits. ``zero_point`` is 0 where no value can be negative, else None. The operands
+    and the result of an Add share a ``tie``.
+
+    Args:
+        model: Normal form, BatchNormalization folded.
+        weight_bits: Width of every kernel.
+        activation_bits: Width of every activation but graph inputs.
+        grid: Which integers the weight codes are.
+    """
+    found = Placement(model.graph)
+    weights = tuple(
+        WeightQuant(name=str(value.name), bits=(weight_bits,) * len(kernels), grid=grid)
+        for value in found.weights
+        if (kernels := array(value)) is not None
+    )
+    activations = tuple(
+        ActivationQuant(
+            name=str(value.name),
+            bits=INPUT_BITS if value.is_graph_input() else activation_bits,
+            zero_point=0 if found.is_nonnegative(value) else None,
+            tie=found.ties.get(value),
+        )
+        for value in found.quantized
+    )
+    return Plan(weights=weights, activations=activations)
+
+
+def owners(model: ir.Model, plan: Plan) -> dict[str, str]:
+    """The plan entry that owns the scale of each quantized value, in graph order.
+
+    Owned are the values of the plan, and what operators that only move or select codes make of them.
+
+    Returns:
+        By value name: the name of an entry of ``plan.activations``.
+    """
+    found = Placement(model.graph)
+    names = {entry.name for entry in plan.activations}
+    result = {}
+    for value in (*model.graph.inputs, *(out for node in model.graph for out in node.outputs)):
+        owner = found.owner(value)
+        if owner is not None and owner.name in names:
+            result[str(value.name)] = str(owner.name)
+    return result
+
+
+def islands(model: ir.Model, plan: Plan) -> list[Island]:
+    """The operators that compute in float between, before or after the quantized values of a plan.
+
+    Operators that only move values do not count, nor do those that compute shapes.
+    """
+    found = Placement(model.graph)
+    names = {entry.name for entry in plan.activations}
+    result = []
+    for node in model.graph:
+        reason = found.float_reason(node, names)
+        if reason is not None:
+            result.append(Island(name=str(node.name), op=node.op_type, reason=reason))
+    return result

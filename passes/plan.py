@@ -1,0 +1,197 @@
+"""The contract between a method and the graph: which tensor is quantized, and how.
+
+A plan is plain frozen data, JSON both ways. ``place`` makes one without numbers, a method fills in
+bit-widths, scales and zero points, the passes write it into the graph. Names are ONNX value names of
+the normal graph with BatchNormalization folded, so a weight scale is in units of the folded weight.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ActivationQuant", "Grid", "Plan", "WeightQuant"]
+
+import enum
+import json
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Annotated
+
+import pydantic
+
+from .errors import PlanError
+
+Bits = Annotated[int, pydantic.Field(ge=0, le=8)]
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+
+
+class Grid(enum.StrEnum):
+    """Which integers the codes of a ``b``-bit weight are.
+
+    ``SIGNED``: ``-(2**(b-1) - 1) ... 2**(b-1) - 1``, symmetric, holds 0.
+    ``ODD``: the odd integers ``-(2**b - 1), ..., -1, 1, ..., 2**b - 1``: ``2**b`` levels and no 0
+    (mid-rise, DoReFa). At 8 bits an odd code would need nine, so the grid is ``SIGNED`` there.
+    """
+
+    SIGNED = "signed"
+    ODD = "odd"
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightQuant(_Frozen):
+    """How one weight is quantized, kernel by kernel: ``weight[o] = scale[o] * code[o]``.
+
+    Attributes:
+        name: The initializer.
+        bits: One width per kernel (entry of axis 0), 0 to 8; 0 makes every code 0.
+        grid: Which integers the codes are.
+        scale: Real units per code, one per kernel; None: to be fitted to the weights.
+    """
+
+    name: str
+    bits: tuple[Bits, ...]
+    grid: Grid
+    scale: tuple[Positive, ...] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> WeightQuant:
+        if not self.bits:
+            raise ValueError("bits is empty; it needs one width per kernel")
+        if self.scale is not None and len(self.scale) != len(self.bits):
+            raise ValueError(
+                f"bits and scale need one entry per kernel, got {len(self.bits)} and {len(self.scale)}"
+            )
+        if self.grid is Grid.SIGNED and 1 in self.bits:
+            raise ValueError("the signed grid has no 1-bit codes; use grid 'odd' or at least 2 bits")
+        return self
+
+
+class ActivationQuant(_Frozen):
+    """How one activation is quantized: ``value = scale * (code - zero_point)``, codes ``0 ... 2**bits - 1``.
+
+    Attributes:
+        name: The value.
+        bits: Width of a code, 1 to 8.
+        scale: Real units per code; None: to be calibrated.
+        zero_point: The code of real 0; None: to be calibrated. 0 where the value cannot be negative.
+        tie: Name of a set of activations whose scales are powers of two of each other, so that
+            their sums are exact in integers; None where there is no such sum.
+    """
+
+    name: str
+    bits: Annotated[int, pydantic.Field(ge=1, le=8)]
+    scale: Positive | None = None
+    zero_point: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
+    tie: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ActivationQuant:
+        if self.zero_point is not None and self.zero_point > 2**self.bits - 1:
+            raise ValueError(
+                f"zero_point must be a code, 0 to {2**self.bits - 1} at {self.bits} bits, "
+                f"got {self.zero_point}"
+            )
+        return self
+
+
+class Plan(_Frozen):
+    """Every quantized tensor of a model, weights and activations, in graph order."""
+
+    schema_version: Annotated[int, pydantic.Field(ge=1, le=1)] = 1
+    weights: tuple[WeightQuant, ...]
+    activations: tuple[ActivationQuant, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Plan:
+        for kind in (self.weights, self.activations):
+            names = [entry.name for entry in kind]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"listed twice: {', '.join(twice)}")
+        for tie, scales in self._tied_scales().items():
+            exponents = [math.log2(scale / scales[0]) for scale in scales]
+            if any(abs(e - round(e)) > 1e-6 for e in exponents):
+                raise ValueError(
+                    f"the scales of tie {tie!r} must be powers of two of each other, got "
+                    f"{', '.join(f'{scale:g}' for scale in scales)}"
+                )
+        return self
+
+    def _tied_scales(self) -> dict[str, list[float]]:
+        tied: dict[str, list[float]] = {}
+        for activation in self.activations:
+            if activation.tie is not None and activation.scale is not None:
+                tied.setdefault(activation.tie, []).append(activation.scale)
+        return tied
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every scale and zero point is there."""
+        return all(w.scale is not None for w in self.weights) and all(
+            a.scale is not None and a.zero_point is not None for a in self.activations
+        )
+
+    def weight(self, name: str) -> WeightQuant | None:
+        """The entry of an initializer, or None."""
+        return next((entry for entry in self.weights if entry.name == name), None)
+
+    def activation(self, name: str) -> ActivationQuant | None:
+        """The entry of a value, or None."""
+        return next((entry for entry in self.activations if entry.name == name), None)
+
+    def replaced(
+        self,
+        *,
+        weights: Iterable[WeightQuant] | None = None,
+        activations: Iterable[ActivationQuant] | None = None,
+    ) -> Plan:
+        """A plan with other weights, other activations, or both; checked anew."""
+        return Plan(
+            weights=self.weights if weights is None else tuple(weights),
+            activations=self.activations if activations is None else tuple(activations),
+        )
+
+    def to_json(self) -> str:
+        """One line per tensor, so that two plans can be compared with a text diff."""
+        body = self.model_dump(mode="json")
+        lines = []
+        for key in ("weights", "activations"):
+            rows = ",\n".join(f"    {json.dumps(row)}" for row in body[key])
+            lines.append(f'  "{key}": [\n{rows}\n  ]' if rows else f'  "{key}": []')
+        joined = ",\n".join(lines)
+        return f'{{\n  "schema_version": {self.schema_version},\n{joined}\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "plan") -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: Not JSON, a field is missing, unknown or out of range; the first fault is named
+                with its place in the file.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PlanError(
+                f"Cannot use {source}: {where + ': ' if where else ''}{first['msg']}"
+                f"{_found(first.get('input'))}. Mend the file, or leave --plan out to make a new one."
+            ) from None
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> Plan:
+        """Read a plan file; see ``from_json``."""
+        try:
+            text = pathlib.Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise PlanError(f"Cannot read plan {str(path)!r}: {reason}.") from None
+        return cls.from_json(text, source=repr(str(path)))
+
+
+def _found(value: object) -> str:
+    """The offending value, if it is short enough to print."""
+    return f", found {value!r}" if isinstance(value, int | float | str) and len(repr(value)) < 60 else ""

@@ -1,0 +1,7 @@
+"""Plan and float graph to QDQ graph, and back."""
+
+from .complete import check_fits, complete
+from .extract import extract
+from .insert import InsertQdqPass
+
+__all__ = ["InsertQdqPass", "check_fits", "complete", "extract"]

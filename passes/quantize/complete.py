@@ -1,0 +1,123 @@
+"""Check that a plan fits a model, and fill in the weight scales it leaves open."""
+
+from __future__ import annotations
+
+__all__ = ["check_fits", "complete"]
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from .. import arithmetic
+from ..errors import PlanError
+from ..place import owners, place
+from ..plan import Grid, Plan, WeightQuant
+from ..values import array
+
+_LARGEST_BIAS = 2.0**30
+_LARGEST_ACCUMULATOR = 2**31 - 1
+
+
+def complete(model: ir.Model, plan: Plan) -> Plan:
+    """The plan with every scale, or an error that names the first tensor that does not fit.
+
+    Args:
+        model: Normal graph with BatchNormalization folded; not changed.
+        plan: Activations complete; a weight scale of None is fitted to the weights.
+
+    Raises:
+        PlanError: A tensor is unknown or missing, a weight has another number of kernels, an activation
+            has no scale, or an accumulator could leave int32.
+    """
+    check_fits(model, plan)
+    for activation in plan.activations:
+        for field in ("scale", "zero_point"):
+            if getattr(activation, field) is None:
+                raise PlanError(
+                    f"Plan does not fit the model: activation {activation.name!r} has no {field}, "
+                    "found null, allowed a number. Calibrate it, or write the number into the plan."
+                )
+    owner = owners(model, plan)
+    return plan.replaced(weights=[_complete_weight(model, plan, owner, w) for w in plan.weights])
+
+
+def check_fits(model: ir.Model, plan: Plan) -> None:
+    """Check that the plan names the tensors of the model, all of them, with their numbers of kernels.
+
+    Raises:
+        PlanError: It does not; the first tensor that does not fit is named.
+    """
+    expected = place(model, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
+    _check_names("weight", [w.name for w in plan.weights], [w.name for w in expected.weights])
+    _check_names("activation", [a.name for a in plan.activations], [a.name for a in expected.activations])
+    for planned in plan.weights:
+        of_model = expected.weight(planned.name)
+        if of_model is not None and len(planned.bits) != len(of_model.bits):
+            raise PlanError(
+                f"Plan does not fit the model: weight {planned.name!r} has bits for "
+                f"{len(planned.bits)} kernels, allowed {len(of_model.bits)}. Give one width per kernel."
+            )
+
+
+def _check_names(kind: str, found: list[str], allowed: list[str]) -> None:
+    for name in found:
+        if name not in allowed:
+            raise PlanError(
+                f"Plan does not fit the model: found {kind} {name!r}, allowed {_shown(allowed)}. "
+                "Remove it, or make the plan anew from this model."
+            )
+    for name in allowed:
+        if name not in found:
+            raise PlanError(
+                f"Plan does not fit the model: {kind} {name!r} is missing, found {_shown(found)}. "
+                "Add it, or make the plan anew from this model."
+            )
+
+
+def _shown(names: list[str]) -> str:
+    """The names, at most six of them."""
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (", ".join(repr(name) for name in names[:6]) or "none") + more
+
+
+def _complete_weight(model: ir.Model, plan: Plan, owner: dict[str, str], planned: WeightQuant) -> WeightQuant:
+    weight = model.graph.initializers[planned.name]
+    numbers = array(weight)
+    assert numbers is not None  # place() only names initializers
+    users = list(_users(model, plan, owner, weight))
+    scale = np.asarray(planned.scale, np.float32) if planned.scale is not None else None
+    if scale is None:
+        scale = arithmetic.fit_weight_scale(numbers, planned.bits, planned.grid)
+        for _, bias, x_scale, _, _ in users:  # a dead kernel must not make its bias overflow
+            scale = np.maximum(scale, (np.abs(bias) / (x_scale * _LARGEST_BIAS)).astype(np.float32))
+    codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
+    for name, bias, x_scale, low, high in users:
+        units = np.clip(bias / (np.float64(x_scale) * scale), -(2.0**40), 2.0**40)
+        bound = arithmetic.accumulator_bound(codes, np.rint(units).astype(np.int64), low, high)
+        if bound > _LARGEST_ACCUMULATOR:
+            needed = float((np.abs(bias) / (x_scale * _LARGEST_BIAS)).max())
+            raise PlanError(
+                f"Plan does not fit the model: the accumulator of {name!r} can reach {bound}, "
+                f"allowed {_LARGEST_ACCUMULATOR}. Raise the scales of weight {planned.name!r} "
+                f"to {needed:.3g} or more."
+            )
+    return planned.model_copy(update={"scale": tuple(float(s) for s in scale)})
+
+
+def _users(
+    model: ir.Model, plan: Plan, owner: dict[str, str], weight: ir.Value
+) -> Iterable[tuple[str, np.ndarray, float, int, int]]:
+    """Per operator that uses the weight: name, bias, input scale, range of ``code - zero_point``."""
+    for use in weight.uses():
+        node = use.node
+        source = node.inputs[0]
+        activation = plan.activation(owner[source.name]) if source and source.name in owner else None
+        if use.idx != 1 or activation is None:
+            continue
+        assert activation.scale is not None
+        assert activation.zero_point is not None
+        numbers = array(node.inputs[2]) if len(node.inputs) > 2 else None
+        bias = np.zeros(1) if numbers is None else numbers.astype(np.float64)
+        low, high = -activation.zero_point, 2**activation.bits - 1 - activation.zero_point
+        yield str(node.name), bias, activation.scale, low, high

@@ -1,0 +1,184 @@
+"""Write a plan into a float graph as QuantizeLinear / DequantizeLinear pairs."""
+
+from __future__ import annotations
+
+__all__ = ["InsertQdqPass"]
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+
+from .. import arithmetic, metadata
+from ..constants import constant
+from ..place import owners
+from ..plan import ActivationQuant, Plan, WeightQuant
+from ..values import array
+
+logger = logging.getLogger(__name__)
+
+
+class InsertQdqPass(ir.passes.InPlacePass):
+    """Put every tensor of the plan on its grid.
+
+    An activation ``v`` becomes ``v -> QuantizeLinear -> DequantizeLinear -> users of v``, with a
+    ``Clip`` of the codes to ``0 ... 2**bits - 1`` between the two below 8 bits. The outputs of operators
+    that only move codes (MaxPool, Reshape, ...) get the pair of the value they move, so that every
+    quantized operator stands between a DequantizeLinear and a QuantizeLinear. The codes are called
+    ``v.codes``; a graph output keeps its name, and is the dequantized value.
+
+    A weight becomes int8 codes with a DequantizeLinear along axis 0; the bias of the operator becomes
+    int32 codes of scale ``s_x * s_w``. Both keep their names on the dequantized value.
+
+    Left alone: tensors that the plan does not name, and a graph that holds the plan already.
+
+    Args:
+        plan: Complete: every scale and zero point is there.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+    def requires(self, model: ir.Model) -> None:
+        if not self.plan.is_complete:
+            lacking = [a.name for a in self.plan.activations if a.scale is None or a.zero_point is None]
+            lacking += [w.name for w in self.plan.weights if w.scale is None]
+            raise ir.passes.PreconditionError(
+                f"InsertQdqPass needs a scale and a zero point for every tensor, {lacking[0]!r} has none; "
+                "calibrate the plan first."
+            )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        if any(metadata.NAME in node.metadata_props for node in graph):
+            return ir.passes.PassResult(model, modified=False)
+        owner = owners(model, self.plan)
+        values = _values(graph)
+        for planned in self.plan.weights:
+            _quantize_weight(graph, planned, owner, self.plan)
+        for name, owner_name in owner.items():
+            activation = self.plan.activation(owner_name)
+            assert activation is not None  # owners() only names entries of the plan
+            _quantize_activation(graph, values[name], activation)
+        changed = len(self.plan.weights) + len(owner)
+        if changed:
+            logger.info("Quantized %d weights and %d activations", len(self.plan.weights), len(owner))
+        return ir.passes.PassResult(model, modified=bool(changed))
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = {value.name: value for value in graph.inputs if value.name}
+    values |= {value.name: value for node in graph for value in node.outputs if value.name}
+    return values
+
+
+def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQuant) -> None:
+    """Insert the pair behind one value."""
+    assert planned.scale is not None
+    assert planned.zero_point is not None
+    name = value.name
+    assert name
+    scale = constant(graph, f"{planned.name}.scale", np.float32(planned.scale))
+    zero = constant(graph, f"{planned.name}.zero_point", np.uint8(planned.zero_point))
+    notes = {metadata.NAME: planned.name, metadata.BITS: str(planned.bits)}
+    if planned.tie is not None:
+        notes[metadata.TIE] = planned.tie
+    uses = [(use.node, use.idx) for use in value.uses()]
+
+    quantize = ir.node("QuantizeLinear", [value, scale, zero], metadata_props=dict(notes))
+    new, codes = [quantize], quantize.outputs[0]
+    if planned.bits < 8:
+        codes.name, codes.type, codes.shape = f"{name}.wide", ir.TensorType(ir.DataType.UINT8), value.shape
+        low = constant(graph, "low", np.uint8(0))
+        high = constant(graph, f"high{planned.bits}", np.uint8(2**planned.bits - 1))
+        new.append(ir.node("Clip", [codes, low, high]))
+        codes = new[-1].outputs[0]
+    codes.name, codes.type, codes.shape = (
+        metadata.codes_name(name),
+        ir.TensorType(ir.DataType.UINT8),
+        value.shape,
+    )
+    new.append(ir.node("DequantizeLinear", [codes, scale, zero], metadata_props=dict(notes)))
+    real = new[-1].outputs[0]
+    real.name, real.type, real.shape = f"{name}.dq", value.type, value.shape
+    for node in new:
+        node.name = node.outputs[0].name
+
+    for user, index in uses:
+        user.replace_input_with(index, real)
+    if value.is_graph_output() and not value.is_graph_input():
+        value.name, real.name = f"{name}.float", name
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = real
+    producer = value.producer()
+    if producer is None:
+        first = next(iter(graph), None)
+        graph.extend(new) if first is None else graph.insert_before(first, new)
+    else:
+        graph.insert_after(producer, new)
+
+
+def _quantize_weight(graph: ir.Graph, planned: WeightQuant, owner: dict[str, str], plan: Plan) -> None:
+    """Replace one weight, and the biases of the operators that use it, with codes."""
+    weight = graph.initializers[planned.name]
+    numbers = array(weight)
+    assert numbers is not None
+    scale = np.asarray(planned.scale, np.float32)
+    codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
+    notes = {
+        metadata.NAME: planned.name,
+        metadata.BITS: metadata.digits(planned.bits),
+        metadata.GRID: planned.grid.value,
+    }
+    users = [use.node for use in weight.uses() if use.idx == 1]
+    for node in users:
+        source, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+        activation = plan.activation(owner[source.name]) if source and source.name in owner else None
+        if bias is None or activation is None or array(bias) is None:
+            continue
+        assert activation.scale is not None
+        _quantize_bias(graph, node, bias, np.float32(activation.scale), scale)
+    _replace_initializer(graph, weight, codes, scale, np.zeros(len(scale), np.int8), notes)
+
+
+def _quantize_bias(
+    graph: ir.Graph, node: ir.Node, bias: ir.Value, x_scale: np.float32, w_scale: np.ndarray
+) -> None:
+    if len(bias.uses()) > 1:  # its scale belongs to this operator alone
+        shared = array(bias)
+        assert shared is not None
+        bias = constant(graph, f"{bias.name}.{node.outputs[0].name}", shared)
+        node.replace_input_with(2, bias)
+    numbers = array(bias)
+    assert numbers is not None
+    codes = arithmetic.quantize_bias(numbers, x_scale, w_scale)
+    unit = x_scale * w_scale
+    _replace_initializer(graph, bias, codes, unit, np.zeros(len(unit), np.int32), {})
+
+
+def _replace_initializer(
+    graph: ir.Graph,
+    value: ir.Value,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    notes: dict[str, str],
+) -> None:
+    """Make an initializer the output of a DequantizeLinear, under its own name."""
+    name = value.name
+    assert name
+    del graph.initializers[name]
+    value.name = f"{name}.replaced"  # no longer in the graph; the name goes to the dequantized value
+    inputs = [
+        constant(graph, metadata.codes_name(name), codes),
+        constant(graph, f"{name}.scale", scale.astype(np.float32)),
+        constant(graph, f"{name}.zero_point", zero),
+    ]
+    node = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.dq", metadata_props=notes)
+    real = node.outputs[0]
+    real.name, real.type, real.shape = name, ir.TensorType(ir.DataType.FLOAT), value.shape
+    value.replace_all_uses_with(real)
+    first = next(iter(graph))
+    graph.insert_before(first, node)
