@@ -1,0 +1,1 @@
+"""Files -> facts. Needs ONNX Runtime and numpy; imports no torch."""

@@ -1,0 +1,50 @@
+"""Float operators for ``reference.py``, by ``onnx.reference``."""
+
+from __future__ import annotations
+
+__all__ = ["run"]
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .errors import RuntimeFault
+
+
+def run(node: ir.Node, inputs: list[Any], opset: int) -> tuple[NDArray[Any], ...]:
+    """Compute one node of the standard domain.
+
+    Raises:
+        RuntimeFault: ``onnx.reference`` cannot compute the operator.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    if node.domain != "":
+        raise RuntimeFault(
+            f"The reference has no {node.op_type} (domain {node.domain!r}), node {node.name!r}. "
+            "Lower the file again with this version of mpqtool."
+        )
+    proto = ir.serde.serialize_node(node)
+    named = {
+        str(v.name): x for v, x in zip(node.inputs, inputs, strict=True) if v is not None and x is not None
+    }
+    graph = onnx.helper.make_graph(
+        [proto],
+        "one",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+            for name, x in named.items()
+        ],
+        [onnx.helper.make_empty_tensor_value_info(str(value.name)) for value in node.outputs],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    try:
+        results = ReferenceEvaluator(model).run(None, named)
+    except Exception as error:  # the evaluator raises whatever its operator raises
+        raise RuntimeFault(
+            f"The reference cannot compute {node.op_type}, node {node.name!r}: {error}."
+        ) from error
+    return tuple(np.asarray(result) for result in results)

@@ -1,0 +1,153 @@
+"""Tell what an ONNX file is made of: operators, widths, cost, bytes."""
+
+from __future__ import annotations
+
+__all__ = ["inspect"]
+
+import collections
+import dataclasses
+import os
+from typing import Any
+
+import onnx_ir as ir
+from mpqtool.passes import cost, metadata
+from mpqtool.passes.errors import PassError
+from mpqtool.passes.lower.build import CONTRIB
+from mpqtool.passes.lower.unpack import DOMAIN
+from mpqtool.passes.place import owners
+from mpqtool.passes.quantize import extract
+
+from . import integer_layers
+from .errors import RuntimeFault
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a float, a QDQ or an integer file.
+
+    Returns:
+        A dict that JSON can hold:
+
+        - ``kind``: ``float``, ``qdq`` or ``int``
+        - ``operators``: how many nodes of each
+        - ``bits``: ``weights_eff``, ``activations_eff``, and ``layers``, one row per Conv, Gemm or MatMul:
+          ``name`` (its weight), ``op``, ``macs``, ``weights``, ``weight_bits`` (width -> kernels) and
+          ``activation_bits`` (of its input)
+        - ``cost``: ``macs``, ``bitops``, ``c_c``, ``wcr``, ``wcr_true`` (``passes/cost.py``)
+        - ``bytes``: the file under ``float``, ``qdq`` or ``integer``; ``weights_owed`` by the widths;
+          ``weights_stored``, of every initializer that holds or describes weights
+        - ``nodes``: ``integer``, ``float``, ``mac_share_integer``, ``islands``: float operators, each with
+          ``name``, ``op`` and ``reason``
+
+        What is not known is None.
+
+    Raises:
+        RuntimeFault: The file cannot be read.
+    """
+    try:
+        model = ir.load(path)
+        size = os.path.getsize(path)
+    except Exception as error:  # what protobuf raises is not documented
+        raise RuntimeFault(
+            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
+        ) from error
+    kind = _kind(model)
+    rows, stored = _layers(model, kind)
+    in_integers = {row.name for row in rows if kind == "int" and row.weight_bits != (cost.FLOAT_BITS,)}
+    macs = cost.macs(rows)
+    share = cost.macs([row for row in rows if row.name in in_integers])
+    return {
+        "kind": kind,
+        "operators": dict(sorted(collections.Counter(node.op_type for node in model.graph).items())),
+        "bits": {
+            "weights_eff": cost.weights_eff(rows),
+            "activations_eff": cost.activations_eff(rows),
+            "layers": [_shown(row) for row in rows],
+        },
+        "cost": {
+            "macs": macs,
+            "bitops": cost.bitops(rows),
+            "c_c": cost.c_c(rows),
+            "wcr": cost.wcr(rows),
+            "wcr_true": cost.wcr_true(rows),
+        },
+        "bytes": {
+            "integer" if kind == "int" else kind: size,
+            "weights_owed": cost.weights_owed(rows),
+            "weights_stored": stored,
+        },
+        "nodes": {
+            **_count_nodes(model, kind),
+            "mac_share_integer": share / macs if macs and share is not None else None,
+            "islands": _islands(model),
+        },
+    }
+
+
+def _kind(model: ir.Model) -> str:
+    operators = {node.op_type for node in model.graph}
+    if operators & {"QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd"}:
+        return "int"
+    return "qdq" if "DequantizeLinear" in operators else "float"
+
+
+def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
+    """The rows, and the bytes of their weights in the file."""
+    if kind == "int":
+        return integer_layers.rows(model), integer_layers.stored(model)
+    if kind == "qdq":
+        try:
+            real, plan = extract(model)
+        except PassError:
+            return [], 0  # made by another tool, in a way we do not read: the rest is still true
+        owner = owners(real, plan)
+        found = []
+        for row in cost.layers(real):
+            weight, activation = plan.weight(row.name), plan.activation(owner.get(row.input, ""))
+            found.append(
+                dataclasses.replace(
+                    row,
+                    weight_bits=weight.bits if weight else row.weight_bits,
+                    activation_bits=activation.bits if activation else row.activation_bits,
+                )
+            )
+        return found, sum({row.name: row.weights for row in found}.values())
+    found = cost.layers(model)
+    return found, sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values())
+
+
+def _shown(row: cost.Layer) -> dict[str, Any]:
+    widths = row.weight_bits if len(row.weight_bits) > 1 else row.weight_bits * row.kernels
+    counted = collections.Counter(f"{width:g}" for width in widths)
+    return {
+        "name": row.name,
+        "op": row.op,
+        "macs": row.macs,
+        "weights": row.weights,
+        "weight_bits": dict(sorted(counted.items(), key=lambda item: float(item[0]))),
+        "activation_bits": int(row.activation_bits),
+    }
+
+
+def _count_nodes(model: ir.Model, kind: str) -> dict[str, int]:
+    """Nodes that compute on codes, and nodes that compute in float; what is computed at load is neither."""
+    integer = real = 0
+    for node in model.graph:
+        if node.domain == DOMAIN or all(v is None or v.is_initializer() for v in node.inputs):
+            continue
+        codes = node.domain == CONTRIB or node.op_type.startswith("QLinear")
+        codes = codes or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        codes = codes or node.outputs[0].dtype in (ir.DataType.UINT8, ir.DataType.INT8)
+        codes = codes or metadata.EXACT in node.metadata_props
+        if kind == "int" and codes and metadata.ISLAND not in node.metadata_props:
+            integer += 1
+        else:
+            real += 1
+    return {"integer": integer, "float": real}
+
+
+def _islands(model: ir.Model) -> list[dict[str, str]]:
+    return [
+        {"name": str(node.name), "op": node.op_type, "reason": reason}
+        for node in model.graph
+        if (reason := node.metadata_props.get(metadata.ISLAND))
+    ]

@@ -1,0 +1,181 @@
+"""Operators of integer graphs for ``reference.py``: from node and arrays to ``kernels.py``."""
+
+from __future__ import annotations
+
+__all__ = ["find"]
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from mpqtool.passes import arithmetic
+from mpqtool.passes.lower.build import CONTRIB
+from mpqtool.passes.lower.pack import unpack_codes
+from mpqtool.passes.lower.unpack import DOMAIN, UNPACK
+from mpqtool.passes.plan import Grid
+from numpy.typing import NDArray
+
+from . import kernels
+from .errors import RuntimeFault
+
+Array = NDArray[Any]
+NodeRun = Callable[[ir.Node, list[Any]], Array]
+
+
+def _one(value: Array | None, default: float = 0) -> Any:
+    """The one element of an array, as a numpy scalar."""
+    if value is None:
+        return default
+    return value.reshape(-1)[0] if value.size == 1 else _refuse_vector(value)
+
+
+def _refuse_vector(value: Array) -> Any:
+    raise RuntimeFault(
+        f"The reference needs one scale and zero point per activation, found {value.size}. "
+        "Run the file with ONNX Runtime alone."
+    )
+
+
+def _signed(weight: Array, zero: Array | None) -> Array:
+    """Weight codes without their zero point."""
+    offset = 0 if zero is None else zero.astype(np.int16).reshape(-1, *[1] * (weight.ndim - 1))
+    return weight.astype(np.int16) - offset
+
+
+def _spatial(node: ir.Node, x: Array, window: list[int]) -> dict[str, Any]:
+    """Strides, dilations and pads of a windowed operator, with automatic padding worked out."""
+    rank, attributes = len(window), node.attributes
+    strides = list(attributes.get_ints("strides", [1] * rank))
+    dilations = list(attributes.get_ints("dilations", [1] * rank))
+    pads = list(attributes.get_ints("pads", [0] * 2 * rank))
+    auto = attributes.get_string("auto_pad", "NOTSET")
+    if auto.startswith("SAME"):
+        begin, end = [], []
+        for size, k, s, d in zip(x.shape[2:], window, strides, dilations, strict=True):
+            total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            begin.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
+            end.append(total - begin[-1])
+        pads = begin + end
+    return {"strides": strides, "dilations": dilations, "pads": pads}
+
+
+def _qlinear_conv(node: ir.Node, inputs: list[Any]) -> Array:
+    x, x_scale, x_zero, weight, w_scale, w_zero, y_scale, y_zero, *bias = inputs
+    scales = np.broadcast_to(w_scale.reshape(-1), len(weight))
+    return kernels.convolve(
+        x,
+        int(_one(x_zero)),
+        _signed(weight, w_zero),
+        bias[0] if bias else None,
+        arithmetic.multiplier(_one(x_scale), scales, _one(y_scale)),
+        int(_one(y_zero)),
+        group=node.attributes.get_int("group", 1),
+        **_spatial(node, x, list(weight.shape[2:])),
+    )
+
+
+def _qgemm(node: ir.Node, inputs: list[Any]) -> Array:
+    x, x_scale, x_zero, weight, w_scale, w_zero, bias, *y = (*inputs, None) if len(inputs) == 6 else inputs
+    acc = kernels.matmul(x, int(_one(x_zero)), _signed(weight, w_zero), bias)
+    if not y:
+        real: Array = acc.astype(np.float32) * (np.float32(_one(x_scale)) * w_scale)
+        return real
+    factor = arithmetic.multiplier(_one(x_scale), w_scale, _one(y[0]))
+    return arithmetic.requantize(acc, factor, int(_one(y[1])), 0, 255)
+
+
+def _qlinear_add(node: ir.Node, inputs: list[Any]) -> Array:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
+    return arithmetic.add_codes(
+        a, _one(a_scale), int(_one(a_zero)), b, _one(b_scale), int(_one(b_zero)),
+        _one(y_scale), int(_one(y_zero)), 0, 255,
+    )  # fmt: skip
+
+
+def _average(node: ir.Node, inputs: list[Any]) -> Array:
+    x, x_scale, x_zero, y_scale, y_zero = inputs
+    return kernels.average(x, _one(x_scale), int(_one(x_zero)), _one(y_scale), int(_one(y_zero)))
+
+
+def _concat(node: ir.Node, inputs: list[Any]) -> Array:
+    y_scale, y_zero, *rest = inputs
+    parts = [(rest[i], _one(rest[i + 1]), int(_one(rest[i + 2]))) for i in range(0, len(rest), 3)]
+    return kernels.concat(parts, _one(y_scale), int(_one(y_zero)), node.attributes.get_int("axis", 1))
+
+
+def _max_pool(node: ir.Node, inputs: list[Any]) -> Array:
+    window = list(node.attributes.get_ints("kernel_shape", []))
+    ceil_mode = bool(node.attributes.get_int("ceil_mode", 0))
+    return kernels.max_pool(inputs[0], window, ceil_mode=ceil_mode, **_spatial(node, inputs[0], window))
+
+
+def _quantize(node: ir.Node, inputs: list[Any]) -> Array:
+    x, scale, zero = inputs
+    return arithmetic.quantize(x, _one(scale), int(_one(zero)), 0, 255)
+
+
+def _dequantize(node: ir.Node, inputs: list[Any]) -> Array:
+    codes, scale, zero = (*inputs, None)[:3]
+    if scale.size > 1:
+        axis = node.attributes.get_int("axis", 1)
+        shape = [1] * codes.ndim
+        shape[axis] = -1
+        scale = scale.reshape(shape)
+        zero = None if zero is None else zero.astype(np.int32).reshape(shape)
+        real: Array = (codes.astype(np.int32) - (0 if zero is None else zero)).astype(np.float32) * scale
+        return real
+    return arithmetic.dequantize(codes, _one(scale), int(_one(zero)))
+
+
+def _clip(node: ir.Node, inputs: list[Any]) -> Array:
+    x, low, high = (*inputs, None, None)[:3]
+    clipped: Array = np.clip(x, None if low is None else _one(low), None if high is None else _one(high))
+    return clipped
+
+
+def _cast(node: ir.Node, inputs: list[Any]) -> Array:
+    cast: Array = inputs[0].astype(ir.DataType(node.attributes.get_int("to", 1)).numpy())
+    return cast
+
+
+def _unpack(grid: Grid) -> NodeRun:
+    def run(node: ir.Node, inputs: list[Any]) -> Array:
+        data, widths, shape, zero = inputs
+        codes = unpack_codes(data, widths, [int(size) for size in shape], grid).astype(np.int16)
+        shifted: Array = (codes + zero.astype(np.int16)).astype(zero.dtype)
+        return shifted
+
+    return run
+
+
+_OPERATORS: dict[tuple[str, str], NodeRun] = {
+    ("", "QuantizeLinear"): _quantize,
+    ("", "DequantizeLinear"): _dequantize,
+    ("", "QLinearConv"): _qlinear_conv,
+    (CONTRIB, "QGemm"): _qgemm,
+    (CONTRIB, "QLinearAdd"): _qlinear_add,
+    (CONTRIB, "QLinearGlobalAveragePool"): _average,
+    (CONTRIB, "QLinearConcat"): _concat,
+    ("", "MaxPool"): _max_pool,
+    ("", "Clip"): _clip,
+    ("", "Cast"): _cast,
+    ("", "Add"): lambda node, inputs: inputs[0] + inputs[1],
+    ("", "Sub"): lambda node, inputs: inputs[0] - inputs[1],
+    ("", "Mul"): lambda node, inputs: inputs[0] * inputs[1],
+    ("", "Div"): lambda node, inputs: inputs[0] / inputs[1],
+    ("", "Round"): lambda node, inputs: np.rint(inputs[0]),
+    ("", "Identity"): lambda node, inputs: inputs[0],
+    ("", "Flatten"): lambda node, inputs: inputs[0].reshape(
+        int(np.prod(inputs[0].shape[: node.attributes.get_int("axis", 1)])), -1
+    ),
+    **{(DOMAIN, name): _unpack(grid) for grid, name in UNPACK.items()},
+}
+"""(domain, operator) -> function of the node and its input arrays, giving the first output."""
+
+
+def find(node: ir.Node, inputs: list[Any]) -> NodeRun | None:
+    """What computes the first output of a node from its input arrays; None where that is left to float."""
+    if node.op_type == "MaxPool" and inputs[0].dtype != np.uint8:
+        return None
+    return _OPERATORS.get((node.domain, node.op_type))

@@ -1,0 +1,40 @@
+"""Outputs of a file over many samples."""
+
+from __future__ import annotations
+
+__all__ = ["predict"]
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .session import make_session
+
+BATCH = 250
+
+
+def predict(
+    model: str | os.PathLike[str] | ir.Model, inputs: Mapping[str, NDArray[Any]], *, provider: str = "cpu"
+) -> list[NDArray[Any]]:
+    """Run a model over all samples, a batch at a time.
+
+    Args:
+        model: A file, or a model in memory.
+        inputs: One array per input, ``(samples, ...)``.
+        provider: Where to run it; see ``make_session``.
+
+    Returns:
+        One array per output, in graph order.
+    """
+    source = ir.to_proto(model).SerializeToString() if isinstance(model, ir.Model) else model
+    session = make_session(source, provider=provider)
+    samples = len(next(iter(inputs.values())))
+    parts = [
+        session.run(None, {name: array[start : start + BATCH] for name, array in inputs.items()})
+        for start in range(0, samples, BATCH)
+    ]
+    return [np.concatenate(columns) for columns in zip(*parts, strict=True)]

@@ -1,0 +1,145 @@
+"""Run an integer graph in numpy, with ``passes/arithmetic.py``.
+
+A second engine, written apart from ONNX Runtime: where both give the same integers, the file means what
+it says. Integer operators are exact here by construction (``kernels.py``). Float operators that are left
+in the file run in ``onnx.reference``; they are no reference to the last bit.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Reference"]
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import threadpoolctl  # type: ignore[import-untyped]
+from mpqtool.passes import metadata
+from mpqtool.passes.values import array
+from numpy.typing import NDArray
+
+from . import float_ops, integer_ops
+from .errors import RuntimeFault
+
+Array = NDArray[Any]
+
+
+class Reference:
+    """An integer graph, ready to run.
+
+    Args:
+        model: Graph or path.
+
+    Attributes:
+        codes: Names of the codes of activations, in graph order.
+        islands: Those of them that a float operator makes.
+        exact_outputs: Float values that are defined to the bit: dequantized codes that are graph
+            outputs, and accumulators of QGemm.
+
+    Raises:
+        RuntimeFault: The file cannot be read.
+    """
+
+    def __init__(self, model: ir.Model | str | os.PathLike[str]) -> None:
+        if not isinstance(model, ir.Model):
+            model = _load(model)
+        self._threads = threadpoolctl.ThreadpoolController()
+        self._graph = model.graph
+        self._opset = model.graph.opset_imports.get("", 21)
+        self._constants: dict[str, Array] = {}
+        for name, value in model.graph.initializers.items():
+            numbers = array(value)
+            if numbers is not None:
+                self._constants[name] = numbers
+        self._nodes = [node for node in model.graph if not self._fold(node)]
+        self._last_use = _last_uses(self._nodes)
+        made = [(node, str(v.name)) for node in self._nodes for v in node.outputs if v.name]
+        self.codes = tuple(name for _, name in made if name.endswith(metadata.SUFFIX))
+        self.islands = tuple(
+            name for node, name in made if name in self.codes and metadata.ISLAND in node.metadata_props
+        )
+        outputs = {str(value.name) for value in model.graph.outputs}
+        self.exact_outputs = tuple(
+            name
+            for node, name in made
+            if (node.op_type == "QGemm" and len(node.inputs) < 8)
+            or (node.op_type == "DequantizeLinear" and name in outputs)
+        )
+
+    def run(self, feeds: Mapping[str, Array], given: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Compute every code and every graph output.
+
+        Args:
+            feeds: The graph inputs by name.
+            given: Codes to go on with at islands in place of the own ones, by name: a float operator
+                may differ by a unit in the last place between engines, and so by one code.
+
+        Returns:
+            The codes (own ones at islands too), exact float values and graph outputs, by name.
+        """
+        # Our products are many and small: threads of BLAS would wait for each other, 30 times as long.
+        with self._threads.limit(limits=1, user_api="blas"):
+            return self._run(feeds, given or {})
+
+    def _run(self, feeds: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+        values: dict[str, Any] = {**self._constants, **feeds}
+        wanted = {*self.codes, *self.exact_outputs, *(str(v.name) for v in self._graph.outputs)}
+        results: dict[str, Array] = {}
+        for index, node in enumerate(self._nodes):
+            inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
+            made = self._compute(node, inputs)
+            for value, result in zip(node.outputs, made, strict=False):
+                name = str(value.name)
+                if name in wanted:
+                    results[name] = result
+                values[name] = given[name] if name in self.islands and name in given else result
+            for name in self._last_use.get(index, ()):
+                values.pop(name, None)
+        for output in self._graph.outputs:  # a graph output may be an input or a constant
+            results.setdefault(str(output.name), values[str(output.name)])
+        return results
+
+    def constant_inputs(self) -> dict[tuple[str, int], Array]:
+        """The constants that the operators use, unpacked: by (first output of the operator, index)."""
+        return {
+            (str(node.outputs[0].name), index): self._constants[str(value.name)]
+            for node in self._nodes
+            for index, value in enumerate(node.inputs)
+            if value is not None and str(value.name) in self._constants
+        }
+
+    def _compute(self, node: ir.Node, inputs: list[Any]) -> Iterable[Array]:
+        run = integer_ops.find(node, inputs)
+        if run is not None:
+            return (run(node, inputs),)
+        return float_ops.run(node, inputs, self._opset)
+
+    def _fold(self, node: ir.Node) -> bool:
+        """Compute a node that depends on constants alone, once."""
+        if not node.inputs or any(v is not None and str(v.name) not in self._constants for v in node.inputs):
+            return False
+        inputs = [None if v is None else self._constants[str(v.name)] for v in node.inputs]
+        for value, result in zip(node.outputs, self._compute(node, inputs), strict=False):
+            self._constants[str(value.name)] = result
+        return True
+
+
+def _last_uses(nodes: list[ir.Node]) -> dict[int, list[str]]:
+    """Which values nobody needs after a node."""
+    last = {str(v.name): index for index, node in enumerate(nodes) for v in node.inputs if v is not None}
+    constants = {str(v.name) for node in nodes for v in node.inputs if v is not None and v.is_initializer()}
+    done: dict[int, list[str]] = {}
+    for name, index in last.items():
+        if name not in constants:
+            done.setdefault(index, []).append(name)
+    return done
+
+
+def _load(path: str | os.PathLike[str]) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as error:  # what protobuf raises is not documented
+        raise RuntimeFault(
+            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
+        ) from error

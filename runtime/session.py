@@ -1,0 +1,100 @@
+"""The only place that builds an ONNX Runtime session."""
+
+from __future__ import annotations
+
+__all__ = ["LEVELS", "PROVIDERS", "make_session"]
+
+import os
+
+import onnxruntime as ort
+
+from .errors import RuntimeFault
+
+LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+"""The graph optimisation levels, weakest first."""
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""The execution providers by the names the commands use."""
+
+_CPU = PROVIDERS["cpu"]
+
+
+def make_session(
+    model: str | os.PathLike[str] | bytes,
+    *,
+    provider: str = "cpu",
+    level: str = "all",
+    threads: int | None = None,
+) -> ort.InferenceSession:
+    """Load a model for running.
+
+    Args:
+        model: Path of a file, or its bytes.
+        provider: A key of ``PROVIDERS``, or ``auto``: cuda if it works here, else cpu.
+        level: A key of ``LEVELS``.
+        threads: Threads of one operator; None: what ONNX Runtime chooses.
+
+    Raises:
+        RuntimeFault: The provider is not granted (ONNX Runtime falls back without an exception), the
+            name of provider or level is unknown, or the file cannot be loaded.
+    """
+    if provider == "auto":
+        return _first_that_works(model, level=level, threads=threads)
+    if provider not in PROVIDERS:
+        raise RuntimeFault(
+            f"Unknown provider {provider!r}, allowed: auto, {', '.join(PROVIDERS)}. Choose one of these."
+        )
+    if level not in LEVELS:
+        raise RuntimeFault(
+            f"Unknown optimisation level {level!r}, allowed: {', '.join(LEVELS)}. Choose one of these."
+        )
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise RuntimeFault(
+            f"Cannot run on {provider}: this build of ONNX Runtime {ort.__version__} has no {wanted}. "
+            "Use --provider cpu, or install onnxruntime-gpu."
+        )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.log_severity_level = 4  # what matters is raised below; the rest is noise on stderr
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        session = ort.InferenceSession(
+            source, options, providers=[wanted] if wanted == _CPU else [wanted, _CPU]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        named = "the model" if isinstance(model, bytes) else repr(source)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeFault(
+            f"ONNX Runtime {ort.__version__} cannot load {named}: {first}. Check the file with "
+            "`mpqtool inspect`."
+        ) from error
+    granted = session.get_providers()
+    if wanted not in granted:
+        raise RuntimeFault(
+            f"Cannot run on {provider}: asked for {wanted}, ONNX Runtime granted {', '.join(granted)}. "
+            "Use --provider cpu, or see `mpqtool doctor`."
+        )
+    return session
+
+
+def _first_that_works(
+    model: str | os.PathLike[str] | bytes, *, level: str, threads: int | None
+) -> ort.InferenceSession:
+    if PROVIDERS["cuda"] in ort.get_available_providers():
+        try:
+            return make_session(model, provider="cuda", level=level, threads=threads)
+        except RuntimeFault:
+            pass  # no usable GPU: the listing says only what was compiled in
+    return make_session(model, provider="cpu", level=level, threads=threads)

@@ -1,0 +1,121 @@
+"""Count how many integers were compared, and how many differ."""
+
+from __future__ import annotations
+
+__all__ = ["Tally", "TensorResult"]
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorResult:
+    """What was found for one tensor.
+
+    Attributes:
+        name: The value.
+        kind: ``codes``; ``island``: codes that a float operator makes; ``float``: real values that are
+            defined to the bit.
+        compared: Elements, each counted once however many engines computed it.
+        different: Elements that at least one engine computed otherwise; at an island, by more than 1.
+        largest: Largest difference; codes, or real units for ``float``.
+        island_different: At an island, elements that differ by 1.
+        qdq_compared: Elements compared with the QDQ file.
+        qdq_different: Of these, those that differ.
+        qdq_largest: Largest difference from the QDQ file, in codes.
+    """
+
+    name: str
+    kind: str
+    compared: int = 0
+    different: int = 0
+    largest: float = 0
+    island_different: int = 0
+    qdq_compared: int = 0
+    qdq_different: int = 0
+    qdq_largest: int = 0
+
+
+class Tally:
+    """Collects comparisons of many batches.
+
+    Args:
+        kinds: The tensors to compare, by name, in graph order, with their kind.
+
+    Attributes:
+        first_different: ``NAME (ENGINE)`` of the first difference that counts, or None.
+    """
+
+    def __init__(self, kinds: dict[str, str]) -> None:
+        self._rows = {name: TensorResult(name=name, kind=kind) for name, kind in kinds.items()}
+        self._seen: dict[str, set[str]] = {name: set() for name in kinds}
+        self.first_different: str | None = None
+
+    @property
+    def rows(self) -> tuple[TensorResult, ...]:
+        """One row per tensor, in graph order."""
+        return tuple(self._rows.values())
+
+    def fail(self, what: str) -> None:
+        """Note a difference that is not one of codes."""
+        self.first_different = self.first_different or what
+
+    def batch(self, expected: dict[str, Array], engines: dict[str, dict[str, Array]]) -> None:
+        """Compare what every engine computed with what was expected, tensor by tensor."""
+        for name, row in self._rows.items():
+            wrong = np.zeros((), bool)
+            off_by_one = np.zeros((), bool)
+            largest = row.largest
+            for engine, found in engines.items():
+                if name not in found:
+                    self.fail(f"{name} ({engine}: not computed)")
+                    continue
+                self._seen[name].add(engine)
+                if np.array_equal(found[name], expected[name]):
+                    continue
+                if found[name].shape != expected[name].shape:
+                    self.fail(
+                        f"{name} ({engine}: shape {found[name].shape}, expected {expected[name].shape})"
+                    )
+                    continue
+                gap = np.abs(found[name].astype(np.float64) - expected[name].astype(np.float64))
+                gap = np.where(np.isnan(gap), np.inf, gap)
+                largest = max(largest, float(gap.max()))
+                bad = gap > 1 if row.kind == "island" else gap > 0
+                off_by_one = off_by_one | (gap > 0) & ~bad
+                wrong = wrong | bad
+                if bad.any():
+                    self.fail(f"{name} ({engine})")
+            self._rows[name] = dataclasses.replace(
+                row,
+                compared=row.compared + (expected[name].size if engines else 0),
+                different=row.different + int(wrong.sum()),
+                island_different=row.island_different + int(off_by_one.sum()),
+                largest=largest,
+            )
+
+    def qdq_batch(self, expected: dict[str, Array], qdq: dict[str, Array]) -> None:
+        """Compare codes with those of the QDQ file; differences are counted and are no fault."""
+        for name, codes in qdq.items():
+            row = self._rows[name]
+            if np.array_equal(codes, expected[name]):
+                different, largest = 0, 0
+            else:
+                gap = np.abs(codes.astype(np.int16) - expected[name].astype(np.int16))
+                different, largest = int((gap > 0).sum()), int(gap.max())
+            self._rows[name] = dataclasses.replace(
+                row,
+                qdq_compared=row.qdq_compared + codes.size,
+                qdq_different=row.qdq_different + different,
+                qdq_largest=max(row.qdq_largest, largest),
+            )
+
+    def complete(self, engines: set[str]) -> bool:
+        """Whether every tensor was compared in every engine, and there was anything to compare."""
+        counted = all(row.compared > 0 and self._seen[row.name] >= engines for row in self.rows)
+        return bool(self._rows) and counted

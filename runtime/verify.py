@@ -1,0 +1,288 @@
+"""Prove that an integer file computes the integers it promises."""
+
+from __future__ import annotations
+
+__all__ = ["VerifyResult", "verify"]
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from mpqtool.passes.errors import PassError
+from mpqtool.passes.lower.names import NameCodesPass
+from mpqtool.passes.pipelines import lower
+from numpy.typing import NDArray
+
+from .errors import RuntimeFault
+from .reference import Reference
+from .session import LEVELS, make_session
+from .tally import Tally, TensorResult
+
+Array = NDArray[Any]
+Simulation = Callable[..., Mapping[str, Array]]
+_QDQ_LEVEL = "disabled"
+"""The QDQ file as written: at higher levels ONNX Runtime replaces its operators by others."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """What verification found.
+
+    Attributes:
+        passed: Something was compared, every tensor in every engine, and nothing differs.
+        provider: The execution provider of the integer file.
+        engines: What was compared with the reference: ``ort:LEVEL``, ``simulation``.
+        samples: Inputs that were run.
+        codes_compared: Codes and exact real outputs, each counted once however many engines computed it.
+        codes_different: Of these, those that any engine computed otherwise.
+        constants_compared: Weight codes, bias codes, scales and zero points of the file, against the QDQ
+            file.
+        constants_different: Of these, those that are other than the QDQ file says.
+        first_different: The first difference, ``NAME (ENGINE)``, or None.
+        island_different: Codes behind float operators that differ between engines by 1; not in
+            ``codes_different``.
+        qdq_max_lsb: Largest difference of a code from the QDQ file's own; None if nothing was compared.
+        qdq_rate: Share of the codes that differ from the QDQ file's.
+        top1_agreement: Share of samples where both files give the same class; None if there are none.
+        integer_top1: Share of samples where the integer file gives the label; None without labels.
+        qdq_top1: The same of the QDQ file.
+        tensors: One row per tensor.
+    """
+
+    passed: bool
+    provider: str
+    engines: tuple[str, ...]
+    samples: int
+    codes_compared: int
+    codes_different: int
+    constants_compared: int
+    constants_different: int
+    first_different: str | None
+    island_different: int
+    qdq_max_lsb: int | None
+    qdq_rate: float | None
+    top1_agreement: float | None
+    integer_top1: float | None
+    qdq_top1: float | None
+    tensors: tuple[TensorResult, ...]
+
+
+def verify(
+    int_path: str | os.PathLike[str],
+    qdq_path: str | os.PathLike[str],
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    simulate: Simulation | None = None,
+    labels: Array | None = None,
+    levels: Sequence[str] = tuple(LEVELS),
+    provider: str = "cpu",
+    threads: int | None = None,
+    on_batch: Callable[[], object] | None = None,
+) -> VerifyResult:
+    """Compare every code of an integer file, in every engine, on every batch.
+
+    The expected codes come from the numpy reference on the integer graph that the QDQ file stands for.
+    Compared with them, element by element: ONNX Runtime on the integer file at every optimisation
+    level, and the simulation. The file as it is, without the extra outputs that show the codes, must
+    give the same outputs to the bit at every level. So must weights and scales in the file be those of
+    the QDQ file.
+
+    Behind a float operator engines may differ by one code. The reference and the simulation go on from
+    the codes of ONNX Runtime there.
+
+    Args:
+        int_path: The integer file.
+        qdq_path: The QDQ file it was made of.
+        batches: Graph inputs by name; about 250 samples each are fast.
+        simulate: Gives the codes of every quantized value, by name ``v.codes``; called with the feeds,
+            and where float operators make codes also with a dict of these codes, to go on from.
+        labels: Class of each sample, in the order of the batches.
+        levels: Optimisation levels, keys of ``session.LEVELS``.
+        provider: Key of ``session.PROVIDERS``, or ``auto``.
+        threads: How many runs of ONNX Runtime go on at a time; None: one per core.
+        on_batch: Called after each batch.
+
+    Raises:
+        RuntimeFault: A file cannot be read or run, or the two do not belong together.
+    """
+    tops: list[tuple[Array, Array]] = []
+    samples = 0
+    with futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        run = _Run(int_path, qdq_path, pool, levels=levels, provider=provider, simulate=simulate)
+        for batch in batches:
+            feeds = {name: np.ascontiguousarray(x) for name, x in batch.items()}
+            tops.append(run.batch(feeds))
+            samples += len(next(iter(feeds.values())))
+            if on_batch is not None:
+                on_batch()
+    return run.result(samples, tops, labels)
+
+
+class _Run:
+    """The sessions of one verification, and what they found so far."""
+
+    def __init__(
+        self,
+        int_path: str | os.PathLike[str],
+        qdq_path: str | os.PathLike[str],
+        pool: futures.Executor,
+        *,
+        levels: Sequence[str],
+        provider: str,
+        simulate: Simulation | None,
+    ) -> None:
+        if not levels:
+            raise RuntimeFault(f"No optimisation level to verify at, allowed: {', '.join(LEVELS)}. Name one.")
+        shipped, qdq = _read(int_path), _read(qdq_path)
+        NameCodesPass()(qdq)
+        try:
+            self.reference = Reference(lower(qdq))
+        except PassError as error:
+            raise RuntimeFault(f"Cannot lower {os.fspath(qdq_path)!r} again: {error}") from error
+        islands = self.reference.islands
+        kinds = {name: "island" if name in islands else "codes" for name in self.reference.codes}
+        kinds |= dict.fromkeys(self.reference.exact_outputs, "float")
+        held = {str(v.name) for node in shipped.graph for v in node.outputs}
+        if not self.reference.codes or not held.issuperset(kinds):
+            lacking = next((name for name in kinds if name not in held), "any code")
+            raise RuntimeFault(
+                f"{os.fspath(int_path)!r} does not hold {lacking!r}, which {os.fspath(qdq_path)!r} asks for: "
+                "they do not belong together. Lower the QDQ file again."
+            )
+        self.tally, self.simulate, self.provider = Tally(kinds), simulate, provider
+        self.constants = _compare_constants(self.reference, Reference(shipped), self.tally)
+        shown = _with_outputs(ir.to_proto(shipped), kinds)
+        self.pool = pool
+        self.shown = {level: _session(shown, provider, level) for level in levels}
+        self.shipped = {level: _session(int_path, provider, level) for level in levels}
+        codes = {str(v.name) for node in qdq.graph for v in node.outputs} & set(self.reference.codes)
+        self.qdq_codes = sorted(codes)
+        self.qdq = _session(_with_outputs(ir.to_proto(qdq), codes), "cpu", _QDQ_LEVEL)
+        self.engines = {f"ort:{level}" for level in levels} | ({"simulation"} if simulate else set())
+
+    def batch(self, feeds: dict[str, Array]) -> tuple[Array, Array]:
+        """Run one batch everywhere; the first outputs of the integer and of the QDQ file."""
+        shown = {level: self.pool.submit(_run, s, feeds) for level, s in self.shown.items()}
+        shipped = {level: self.pool.submit(_run, s, feeds) for level, s in self.shipped.items()}
+        of_qdq = self.pool.submit(_run, self.qdq, feeds)
+        top = next(reversed(shown))
+        islands = self.reference.islands
+        given = {name: shown[top].result()[name] for name in islands} if islands else {}
+        expected = self.reference.run(feeds, given)
+        simulated = {**self.simulate(feeds, *([given] if given else []))} if self.simulate else None
+        found = {level: run.result() for level, run in shown.items()}
+        same, other = {f"ort:{top}": found[top]}, []
+        for level, values in found.items():
+            if level != top and all(np.array_equal(values[name], given[name]) for name in given):
+                same[f"ort:{level}"] = values
+            elif level != top:
+                other.append(level)
+        if simulated is not None:
+            for name in self.reference.exact_outputs:  # a simulation may stop at the last codes
+                simulated.setdefault(name, expected[name])
+            same["simulation"] = simulated
+        self.tally.batch(expected, same)
+        for level in other:  # its islands differ, so what follows does too
+            again = self.reference.run(feeds, {name: found[level][name] for name in given})
+            self.tally.batch(again, {f"ort:{level}": found[level]})
+        for level, run in shipped.items():
+            for name, value in run.result().items():
+                if not np.array_equal(value, found[level][name], equal_nan=True):
+                    self.tally.fail(f"{name} (ort:{level}, the file as it is)")
+        qdq = of_qdq.result()
+        self.tally.qdq_batch(expected, {name: qdq[name] for name in self.qdq_codes})
+        return next(iter(found[top].values())), next(iter(qdq.values()))
+
+    def result(self, samples: int, tops: list[tuple[Array, Array]], labels: Array | None) -> VerifyResult:
+        rows, tally = self.tally.rows, self.tally
+        compared, different = sum(row.compared for row in rows), sum(row.different for row in rows)
+        qdq_compared = sum(row.qdq_compared for row in rows)
+        integer, qdq = _classes([top[0] for top in tops]), _classes([top[1] for top in tops])
+        known = labels if labels is not None and len(labels) == samples else None
+        return VerifyResult(
+            passed=samples > 0
+            and compared > 0
+            and different == 0
+            and self.constants[0] > 0
+            and self.constants[1] == 0
+            and tally.first_different is None
+            and tally.complete(self.engines),
+            provider=self.provider,
+            engines=tuple(sorted(self.engines)),
+            samples=samples,
+            codes_compared=compared,
+            codes_different=different,
+            constants_compared=self.constants[0],
+            constants_different=self.constants[1],
+            first_different=tally.first_different,
+            island_different=sum(row.island_different for row in rows),
+            qdq_max_lsb=max(row.qdq_largest for row in rows) if qdq_compared else None,
+            qdq_rate=sum(row.qdq_different for row in rows) / qdq_compared if qdq_compared else None,
+            top1_agreement=_agreement(integer, qdq),
+            integer_top1=_agreement(integer, known),
+            qdq_top1=_agreement(qdq, known),
+            tensors=rows,
+        )
+
+
+def _read(path: str | os.PathLike[str]) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as error:  # what protobuf raises is not documented
+        raise RuntimeFault(
+            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
+        ) from error
+
+
+def _with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """The model with these values as further outputs."""
+    held = {output.name for output in proto.graph.output}
+    for name in names:
+        if name not in held:
+            proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return bytes(proto.SerializeToString())
+
+
+def _session(model: str | os.PathLike[str] | bytes, provider: str, level: str) -> ort.InferenceSession:
+    # Runs go on side by side, one thread each: less waiting than many threads on one run.
+    return make_session(model, provider=provider, level=level, threads=1)
+
+
+def _run(session: ort.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _compare_constants(expected: Reference, found: Reference, tally: Tally) -> tuple[int, int]:
+    """Weights, biases, scales and zero points of a file, against what they are to be."""
+    compared = different = 0
+    wanted, held = expected.constant_inputs(), found.constant_inputs()
+    for key, numbers in wanted.items():
+        compared += numbers.size
+        other = held.get(key)
+        if other is None or other.shape != numbers.shape or other.dtype != numbers.dtype:
+            different += numbers.size
+        else:
+            different += int((other != numbers).sum())
+        if different:
+            tally.fail(f"input {key[1]} of the operator of {key[0]} (in the file)")
+    for key in held.keys() - wanted.keys():
+        tally.fail(f"input {key[1]} of the operator of {key[0]} (in the file alone)")
+    return compared, different
+
+
+def _classes(outputs: list[Array]) -> Array | None:
+    """The class of each sample, where the first output is one score per class."""
+    if not outputs or any(x.ndim != 2 or x.shape[1] < 2 or x.dtype != np.float32 for x in outputs):
+        return None
+    return np.concatenate([x.argmax(axis=1) for x in outputs])
+
+
+def _agreement(a: Array | None, b: Array | None) -> float | None:
+    return None if a is None or b is None or not len(a) else float(np.equal(a, b).mean())
