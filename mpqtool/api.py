@@ -1,0 +1,276 @@
+"""What a script calls; the command line is a thin skin over it.
+
+Everything heavy is imported where it is used, so that ``inspect`` loads no torch.
+"""
+
+from __future__ import annotations
+
+__all__ = ["export_onnx", "import_onnx", "inspect", "lower", "quantize", "verify"]
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError, ModelError, OptionError
+from .options import TARGETS, QuantizeOptions
+from .reporter import Reporter
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from mpqtool.runtime.verify import VerifyResult
+
+    from .data import Split
+    from .result import Result
+
+Path = str | os.PathLike[str]
+
+_BATCH = 256
+_NOISE_SAMPLES = 256
+
+
+def import_onnx(path: Path) -> torch.fx.GraphModule:
+    """Import a float ONNX file; parameters keep the initializer names.
+
+    Returns:
+        A module whose inputs are positional, in graph order, and whose output is a tuple in graph order.
+
+    Raises:
+        ModelError: The file cannot be read, or holds operators that cannot be imported (all are listed).
+    """
+    from mpqtool.passes import pipelines
+    from mpqtool.passes.load import load_model
+
+    from .importer import import_graph
+
+    return import_graph(pipelines.normalize(load_model(path)))
+
+
+def quantize(
+    model: Path,
+    *,
+    method: str,
+    data: Path | None = None,
+    out: Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Result:
+    """Quantize a float ONNX file: learn bit-widths, fine-tune, lower, verify.
+
+    Args:
+        model: The float ONNX file.
+        method: How bit-widths and scales are found, e.g. ``"impq"``.
+        data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx``.
+        out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
+        reporter: Where progress goes; None: only to the log file.
+        **options: The other fields of ``QuantizeOptions``.
+
+    Returns:
+        ``path`` of the run directory and the content of its ``result.json`` as ``result``.
+
+    Raises:
+        OptionError: There is no such option, or its value is not allowed.
+        ModelError, DataError, PlanError: What was given cannot be used; nothing is written.
+        VerificationError: The engines disagree; no integer file is written.
+    """
+    try:
+        settings = QuantizeOptions(
+            method=method,
+            data=None if data is None else os.fspath(data),
+            out=None if out is None else os.fspath(out),
+            **options,
+        )
+    except TypeError:
+        known = list(QuantizeOptions.__dataclass_fields__)
+        unknown = sorted(set(options) - set(known))
+        raise OptionError(
+            f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}"
+        ) from None
+    from .pipeline import run
+
+    return run(pathlib.Path(model), settings, reporter or Reporter(silent=True))
+
+
+def lower(qdq: Path, out: Path, *, target: str = "cpu") -> pathlib.Path:
+    """Make the integer file of a QDQ file, ours or another tool's.
+
+    Args:
+        qdq: ONNX file with QuantizeLinear and DequantizeLinear.
+        out: The integer ONNX file; appears whole or not at all.
+        target: What it is to run on: ``"cpu"``.
+
+    Returns:
+        The path of the integer file.
+
+    Raises:
+        OptionError: There is no such target.
+        ModelError: The file cannot be read or lowered.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"There is no target {target!r}; targets: {', '.join(TARGETS)}")
+    import onnx_ir as ir
+
+    from mpqtool.passes import pipelines
+    from mpqtool.passes.load import load_model
+
+    from .files import replacing
+
+    model = load_model(qdq)
+    if not any(node.op_type == "DequantizeLinear" for node in model.graph):
+        raise ModelError(
+            f"Nothing to lower: {os.fspath(qdq)!r} has no DequantizeLinear. "
+            "For a float model run `mpqtool quantize`."
+        )
+    lowered = pipelines.lower(model, target=target)
+    out = pathlib.Path(out)
+    with replacing(out) as beside:
+        ir.save(lowered, beside)
+    return out
+
+
+def verify(
+    int_path: Path,
+    *,
+    against: Path,
+    data: Path | None = None,
+    provider: str = "cpu",
+    reporter: Reporter | None = None,
+) -> VerifyResult:
+    """Hold an integer file against the QDQ file it was made from.
+
+    The torch integer simulation, the numpy reference and ONNX Runtime must give the same integers at
+    every quantized tensor, at every graph optimisation level.
+
+    Args:
+        int_path: The integer file.
+        against: The QDQ file.
+        data: Samples, of which the test split is used; see ``mpqtool.data``. None: those of the run
+            that made the file, else seeded noise, which is said loudly.
+        provider: ``"cpu"``, ``"cuda"``, ``"tensorrt"`` or ``"auto"``.
+        reporter: Where progress goes; None: nowhere.
+
+    Returns:
+        What was compared and what differed; ``passed`` says whether nothing did.
+
+    Raises:
+        ModelError, DataError: What was given cannot be used.
+        RuntimeFault: The provider is not granted.
+    """
+    from mpqtool.passes.load import load_model
+    from mpqtool.runtime import verify as engine
+
+    from .simulate import simulator_from_qdq
+
+    reporter = reporter or Reporter(silent=True)
+    qdq = load_model(against)
+    load_model(int_path)  # says what is wrong with the file before anything long begins
+    split = _samples(pathlib.Path(int_path), qdq, data, reporter)
+    simulate = simulator_from_qdq(against)
+    batches = -(-len(split) // _BATCH)
+    with reporter.progress(batches, "verify") as progress:
+        return engine.verify(
+            int_path,
+            against,
+            split.batches(_BATCH),
+            simulate=simulate,
+            labels=split.labels,
+            provider=provider,
+            on_batch=lambda *_: progress.advance(),
+        )
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Tell what an ONNX file is made of: operators, bits per layer and kernel, MACs, BitOPs, bytes.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    from mpqtool.runtime.inspect import inspect as engine
+
+    found: dict[str, Any] = engine(path)
+    return found
+
+
+def export_onnx(
+    model: torch.nn.Module | str,
+    out: Path,
+    *,
+    inputs: Mapping[str, Sequence[int | None]] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    weights: Path | None = None,
+) -> pathlib.Path:
+    """Write a torch module as a float ONNX file; see ``mpqtool.export``."""
+    from .export import export_onnx as engine
+
+    return engine(model, out, inputs=inputs, arguments=arguments, weights=weights)
+
+
+def input_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
+    """Name and shape of every input, None where a size is free.
+
+    Raises:
+        ModelError: An input has no shape.
+    """
+    shapes = {}
+    for value in model.graph.inputs:
+        if value.shape is None:
+            raise ModelError(f"Input {value.name!r} of the model has no shape; export it with one")
+        shapes[str(value.name)] = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return shapes
+
+
+def _samples(int_path: pathlib.Path, model: ir.Model, data: Path | None, reporter: Reporter) -> Split:
+    from .data import load_data
+
+    shapes = input_shapes(model)
+    if data is not None:
+        return load_data(data, inputs=shapes).test
+    recorded = _recorded_data(int_path)
+    if recorded is not None:
+        try:
+            split = load_data(recorded.pop("spec"), inputs=shapes, **recorded).test
+        except (DataError, OptionError) as error:
+            reporter.warn(f"the data of the run is not there any more: {error}")
+        else:
+            reporter.say("data: the test split of the run that made the file")
+            return split
+    return _noise(shapes, reporter)
+
+
+def _recorded_data(int_path: pathlib.Path) -> dict[str, Any] | None:
+    """Read from ``result.json`` beside the file which data the run had."""
+    try:
+        content = json.loads((int_path.parent / "result.json").read_text())
+        spec, settings = content["data"]["spec"], content["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(spec, str) or not isinstance(settings, dict):
+        return None
+    recorded: dict[str, Any] = {"spec": spec}
+    recorded |= {key: settings.get(key) for key in ("resize", "mean", "std")}
+    return recorded
+
+
+def _noise(shapes: Mapping[str, Sequence[int | None]], reporter: Reporter) -> Split:
+    import numpy as np
+
+    from .data import Split
+
+    free = [name for name, shape in shapes.items() if None in shape[1:]]
+    if free:
+        raise DataError(
+            f"Input {free[0]!r} has a free size beside the samples, so noise has no shape; pass --data"
+        )
+    reporter.warn(
+        f"no data: verifying on {_NOISE_SAMPLES} samples of seeded noise; pass --data for real ones"
+    )
+    rng = np.random.default_rng(0)
+    return Split(
+        {
+            name: rng.standard_normal((_NOISE_SAMPLES, *(size or 1 for size in shape[1:])), dtype=np.float32)
+            for name, shape in shapes.items()
+        }
+    )

@@ -1,0 +1,69 @@
+"""Where a run stands, on disk: tensors in safetensors, everything else in JSON. No pickles."""
+
+from __future__ import annotations
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "tensors_under"]
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import CheckpointError
+
+_FILE = "state.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had never stopped.
+
+    Attributes:
+        tensors: Weights, statistics, quantizers and optimizer buffers, by name.
+        state: Where the method is: plain JSON values.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
+    """Write one checkpoint in place of the last one; whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # One file, so that tensors and state can never be of different epochs.
+    path, fresh = folder / _FILE, folder / f"{_FILE}.new"
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+    save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state)})
+    with open(fresh, "rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(fresh, path)
+
+
+def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
+    """The last whole checkpoint of a run directory, or None if there is none.
+
+    Raises:
+        CheckpointError: The file is there but is not a checkpoint.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
+            state = json.loads((opened.metadata() or {})["state"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"Cannot resume from {str(path)!r}: it is not a checkpoint ({error}). Leave --resume out to start anew."
+        ) from None
+    return Checkpoint(tensors, state)
+
+
+def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

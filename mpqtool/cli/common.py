@@ -1,0 +1,66 @@
+"""What several commands share: printing JSON, tables, and options of one meaning."""
+
+from __future__ import annotations
+
+__all__ = ["echo_json", "echo_table", "json_option", "number", "numbers", "size"]
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rich_click as click
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json``: JSON alone on standard output, everything else on standard error."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output."
+    )(function)
+
+
+def echo_json(value: object) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def echo_table(rows: Sequence[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
+    """Print rows in aligned columns on standard output: the first to the left, the others to the right."""
+    shown = [list(map(str, row)) for row in ([header, *rows] if header else rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(shown[0]))]
+    for index, row in enumerate(shown):
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
+        ]
+        click.echo("  ".join(cells).rstrip())
+        if header and index == 0:
+            click.echo("  ".join("-" * width for width in widths))
+
+
+def number(value: float | None, unit: str = "", digits: int = 2) -> str:
+    """Write a number for a person, ``-`` where it was not measured; whole numbers with thin separators."""
+    if value is None:
+        return "-"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+    return text + unit
+
+
+def size(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Read ``32x32`` or ``32``: height and width."""
+    if isinstance(text, tuple):
+        return text
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size; write 32x32 for height and width.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Read ``0.5`` or ``0.49,0.48,0.45``: one number for all channels, or one for each."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers; write 0.49,0.48,0.45.") from None

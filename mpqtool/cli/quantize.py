@@ -1,0 +1,93 @@
+"""``mpqtool quantize``."""
+
+from __future__ import annotations
+
+__all__ = ["command"]
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import rich_click as click
+
+from mpqtool.options import METHODS, QuantizeOptions
+
+from .common import echo_json, echo_table, json_option, number, numbers, size
+
+_Command = Callable[..., Any]
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(QuantizeOptions)}
+
+
+def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Command], _Command]:
+    """Make an option of a field of ``QuantizeOptions``: its name and default come from there."""
+    default = _DEFAULTS[name]
+    return click.option(
+        f"--{name.replace('_', '-')}", *more, name, default=default, help=help,
+        show_default=default is not None and default is not False, **settings,
+    )  # fmt: skip
+
+
+@click.command(
+    "quantize",
+    epilog="Example: mpqtool quantize examples/digits.onnx --method impq --target-bits W3A6 -o digits.mpq",
+)
+@click.argument("model", type=click.Path())
+@_option("method", type=click.Choice(METHODS), help="How bit-widths and scales are found.")
+@_option(
+    "data", metavar="SPEC",
+    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
+    "[default: MODEL.npz beside MODEL.onnx]",
+)  # fmt: skip
+@_option("resize", type=size, metavar="HxW", help="Height and width for the pictures of an image folder.")
+@_option(
+    "mean", type=numbers, metavar="N,N,N", help="Subtract from pixels in 0 to 1, per channel or for all."
+)
+@_option(
+    "std", type=numbers, metavar="N,N,N", help="Divide pixels by this after that, per channel or for all."
+)
+@_option("out", "-o", type=click.Path(), metavar="DIR", help="Run directory.  [default: MODEL_STEM.mpq]")
+@_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
+@_option("seed", type=int, help="Seed of every random choice.")
+@_option("start_bits", metavar="WnAn", help="Uniform widths that the search starts from.")
+@_option("target_bits", metavar="WnAn", help="Effective widths to stop at; fractions are allowed.")
+@_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option("epochs", type=int, help="Epochs of fine-tuning after every change of widths.")
+@_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
+@_option("batch_size", type=int, help="Samples per step.")
+@_option("lr", type=float, help="Peak learning rate.")
+@_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
+@_option("resume", is_flag=True, help="Go on from the checkpoint in the run directory.")
+@json_option
+def command(model: str, as_json: bool, **options: Any) -> None:
+    """Quantize the float ONNX file MODEL: learn bit-widths, fine-tune, lower to integers, verify.
+
+    The run directory gets plan.json, model.qdq.onnx, model.int.onnx, result.json, report.html and
+    log.jsonl. model.int.onnx is put there only after torch, numpy and ONNX Runtime gave the same integers.
+    """
+    from mpqtool import api
+    from mpqtool.reporter import Reporter
+
+    result = api.quantize(model, reporter=Reporter(), **options)
+    if as_json:
+        echo_json(result.result)
+    else:
+        _show(str(result.path), result.result)
+
+
+def _show(path: str, result: dict[str, Any]) -> None:
+    metric, bits, sizes, verified = (result[key] for key in ("metric", "bits", "bytes", "verify"))
+    unit = " dB" if metric["name"] == "sqnr_db" else " %"
+    rows = [
+        (f"{metric['name'] or 'metric'} {form.replace('_', '-')}", number(metric[form], unit))
+        for form in ("float", "fake_quant", "qdq", "integer")
+    ]
+    rows += [
+        ("weight bits", number(bits["weights_eff"])),
+        ("activation bits", number(bits["activations_eff"])),
+        ("bytes float", number(sizes["float"])),
+        ("bytes integer", number(sizes["integer"])),
+        ("seconds", number(result["time_s"]["total"], digits=1)),
+        ("verified", "yes" if verified["passed"] else "no"),
+    ]
+    echo_table(rows)
+    click.echo(path)

@@ -1,0 +1,129 @@
+"""Write what a run found: plan, QDQ file, integer file once it is proved, result and report."""
+
+from __future__ import annotations
+
+__all__ = ["emit"]
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from mpqtool.passes import pipelines
+from mpqtool.passes.load import save_model
+from mpqtool.passes.metadata import SUFFIX
+from mpqtool.passes.place import islands
+from mpqtool.runtime.inspect import inspect
+from mpqtool.runtime.predict import BATCH, predict
+from mpqtool.runtime.verify import VerifyResult, verify
+
+from . import report, rundir
+from .errors import VerificationError
+from .files import write_text
+from .finish import Finished
+from .job import Job
+from .result import Bits, Bytes, Cost, DataInfo, Metric, ModelInfo, Nodes, Result, ResultFile, Times, Verification
+from .simulate import IntegerSimulation
+
+
+def emit(job: Job, finished: Finished) -> Result:
+    """Lower, prove, and write.
+
+    ``model.int.onnx`` is put in place only when the torch simulation, the numpy reference and ONNX Runtime
+    gave the same integers on the whole test split.
+
+    Raises:
+        VerificationError: They did not; plan and QDQ file stay for the search of the fault.
+    """
+    out = job.out
+    with job.timed("lower"):
+        write_text(out / rundir.PLAN, finished.plan.to_json())
+        qdq = pipelines.quantize(finished.model, finished.plan)
+        save_model(qdq, out / rundir.QDQ)
+        unproved = out / f"{rundir.INT}.unproved"
+        save_model(pipelines.lower(qdq), unproved)
+    with job.timed("verify"):
+        proof = _verify(job, finished.simulation, unproved)
+    if not proof.passed:
+        raise VerificationError(
+            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes differ between "
+            f"torch, numpy and ONNX Runtime, first in {proof.first_different!r}. This is a fault of mpqtool: "
+            f"please report it with {str(out / rundir.QDQ)!r}."
+        )
+    unproved.replace(out / rundir.INT)
+    content = _result(job, finished, proof)
+    job.seconds["total"] = time.perf_counter() - job.started
+    content.time_s = Times(**{"import" if k == "import" else k: round(v, 3) for k, v in job.seconds.items()})
+    result = content.write(out / rundir.RESULT)
+    report.build(out)
+    job.reporter.event("done", seconds=job.seconds["total"])
+    return Result(path=out, result=result)
+
+
+def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> VerifyResult:
+    """Hold the emitted file against the network it was trained as."""
+    simulation.eval()
+    test, inputs = job.data.test, list(job.data.test.inputs)
+    results = [str(value.name) for value in job.folded.graph.outputs]
+
+    def simulate(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+        given = {name.removesuffix(SUFFIX): tensor for name, tensor in tensors.items() if name not in inputs}
+        codes, outputs = simulation.codes(*(tensors[name] for name in inputs), given=given)
+        named = {name + SUFFIX: code for name, code in codes.items()} | dict(zip(results, outputs, strict=True))
+        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
+
+    with job.reporter.progress(-(-len(test) // BATCH), "verifying") as progress:
+        return verify(
+            path,
+            job.out / rundir.QDQ,
+            test.batches(BATCH),
+            simulate=simulate,
+            labels=test.labels,
+            on_batch=progress.advance,
+        )
+
+
+def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
+    """Everything that was measured."""
+    options, data = job.options, job.data
+    facts = inspect(job.out / rundir.INT)
+    network = finished.network.eval()
+    with torch.no_grad():
+        fake = [network(*(torch.from_numpy(a) for a in batch.values())) for batch in data.test.batches(BATCH)]
+    fake_outputs = [torch.cat(parts).cpu().numpy() for parts in zip(*fake, strict=True)]
+    inputs = data.test.inputs
+    return ResultFile(
+        method="plan" if options.plan else options.method,
+        settings=dataclasses.asdict(options),
+        seed=options.seed,
+        model=ModelInfo(path=str(job.path), sha256=job.digest),
+        data=DataInfo(
+            spec=data.spec, train=len(data.train), test=len(data.test), labels=data.test.labels is not None,
+            mode=job.mode,
+        ),
+        metric=Metric(
+            name=job.metric,
+            float=job.test_score(job.float_outputs),
+            fake_quant=job.test_score(fake_outputs),
+            qdq=job.test_score(predict(job.out / rundir.QDQ, inputs)),
+            integer=job.test_score(predict(job.out / rundir.INT, inputs)),
+        ),
+        bits=Bits(**facts["bits"]),
+        cost=Cost(**facts["cost"]),
+        bytes=Bytes(float=job.path.stat().st_size, **facts["bytes"]),
+        verify=Verification(
+            passed=proof.passed, provider=proof.provider, codes_compared=proof.codes_compared,
+            codes_different=proof.codes_different, qdq_max_lsb=proof.qdq_max_lsb, qdq_rate=proof.qdq_rate,
+            top1_agreement=proof.top1_agreement,
+        ),
+        nodes=Nodes(
+            integer=facts["nodes"]["integer"], float=facts["nodes"]["float"],
+            mac_share_integer=facts["nodes"]["mac_share_integer"],
+            islands=[dataclasses.asdict(island) for island in islands(job.folded, finished.plan)],
+        ),
+        history=finished.history,
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Which function imports which operator: the table, and how the rest of the importer speaks to it."""
+
+from __future__ import annotations
+
+__all__ = ["Handler", "leaf", "lookup", "register", "supported", "unsupported"]
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import onnx
+import onnx_ir as ir
+from torch import fx
+
+from mpqtool.passes.errors import UnsupportedOpError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Handler:
+    """A handler function and what it wants its constant inputs to be.
+
+    The function is called as ``function(node, *inputs, **attributes)``. Its positional parameters are
+    the operator's inputs and its keyword parameters the attributes, with the defaults of the schema.
+    It gets proxies for tensors and returns what it computed, a tuple of that for several outputs, or an
+    ``nn.Module`` that is to be called on the same inputs. A constant input is by default a buffer.
+
+    Attributes:
+        function: The handler.
+        learned: Inputs whose constants are parameters, to be trained.
+        learned_arrays: The same, unless the constant is a single number: then it belongs to a formula.
+        known: Inputs that must be constants; the handler gets them as numpy arrays, not as proxies.
+    """
+
+    function: Callable[..., Any]
+    learned: frozenset[str] = frozenset()
+    learned_arrays: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def _parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.function).parameters.values())[1:]
+
+    def input_name(self, index: int) -> str | None:
+        """The parameter that takes input ``index``; None if there is none."""
+        names = []
+        for parameter in self._parameters:
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                return parameter.name
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                names.append(parameter.name)
+        return names[index] if index < len(names) else None
+
+    @functools.cached_property
+    def attributes(self) -> frozenset[str]:
+        """The attributes it takes."""
+        return frozenset(p.name for p in self._parameters if p.kind is p.KEYWORD_ONLY)
+
+
+_HANDLERS: dict[tuple[str, str, int], Handler] = {}
+
+
+def register(
+    op_type: str,
+    *since_versions: int,
+    domain: str = "",
+    learned: tuple[str, ...] = (),
+    learned_arrays: tuple[str, ...] = (),
+    known: tuple[str, ...] = (),
+) -> Callable[[F], F]:
+    """Enter a function as the handler of an operator, for the schema versions it was tested on."""
+
+    def enter(function: F) -> F:
+        handler = Handler(function, frozenset(learned), frozenset(learned_arrays), frozenset(known))
+        for version in since_versions:
+            assert (domain, op_type, version) not in _HANDLERS, (op_type, version)
+            _HANDLERS[domain, op_type, version] = handler
+        return function
+
+    return enter
+
+
+def supported() -> dict[str, list[int]]:
+    """Every operator with a handler, and the schema versions handled: the support table."""
+    table: dict[str, list[int]] = {}
+    for domain, op_type, version in sorted(_HANDLERS):
+        table.setdefault(f"{domain}::{op_type}" if domain else op_type, []).append(version)
+    return table
+
+
+def lookup(node: ir.Node, opset: int) -> Handler:
+    """Return the handler whose schema is in force at ``opset`` of the node's domain.
+
+    Raises:
+        UnsupportedOpError: There is none.
+    """
+    version = _since_version(node, opset)
+    handler = _HANDLERS.get((node.domain, node.op_type, version))
+    if handler is None:
+        known = sorted(v for d, op, v in _HANDLERS if (d, op) == (node.domain, node.op_type))
+        handled = f"versions handled are {', '.join(map(str, known))}" if known else "no version is handled"
+        raise unsupported(
+            node, f"domain {node.domain!r}, opset {opset}, version {version} has no handler, {handled}"
+        )
+    return handler
+
+
+def _since_version(node: ir.Node, opset: int) -> int:
+    try:
+        return int(onnx.defs.get_schema(node.op_type, opset, node.domain).since_version)
+    except onnx.defs.SchemaError:
+        return opset  # a custom domain: ONNX has no schema, so match the version exactly
+
+
+def unsupported(node: ir.Node, reason: str) -> UnsupportedOpError:
+    """The error of a handler that cannot serve a node; ``import_graph`` collects them into one message."""
+    return UnsupportedOpError(f"{node.op_type} {node.name!r}: {reason}")
+
+
+def leaf(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function of tensors be one step of the graph: on proxies it is recorded, not entered.
+
+    So that every ONNX node is one node of the torch graph, and code that depends on the rank runs when
+    the rank is known.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for argument in args:
+            if isinstance(argument, fx.Proxy):
+                return cast(R, argument.tracer.create_proxy("call_function", call, args, kwargs))
+        return function(*args, **kwargs)
+
+    return call

@@ -1,0 +1,243 @@
+"""What a run stands on: the checked model, plan and data. Nothing is written before this is whole."""
+
+from __future__ import annotations
+
+__all__ = ["Job", "prepare"]
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from mpqtool.importer import import_graph
+from mpqtool.passes import pipelines
+from mpqtool.passes.load import load_model
+from mpqtool.passes.place import place
+from mpqtool.passes.plan import Grid, Plan
+from mpqtool.passes.quantize import check_fits
+from mpqtool.runtime.predict import predict
+
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .data import Data, Split, default_data, load_data
+from .errors import CheckpointError, DataError, ModelError
+from .metrics import Metric, metric_name, score
+from .options import QuantizeOptions, parse_bits
+from .reporter import Reporter
+
+_CHECKPOINT = "checkpoint"
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
+_IMPORT_TOLERANCE = 1e-3
+"""Largest difference of torch and ONNX Runtime on the float model, in units of the largest output."""
+
+
+@dataclasses.dataclass
+class Job:
+    """One run of ``quantize``, ready to start.
+
+    Attributes:
+        path: The float file.
+        options: What to do.
+        reporter: Where progress goes.
+        out: The run directory.
+        model: The normal graph, BatchNormalization kept.
+        folded: The normal graph, BatchNormalization folded; plans speak of this one.
+        plan: Which tensors get a quantizer, at the start widths; or the user's plan.
+        data: Training and test samples.
+        tuning: The part of the training split that the search learns from.
+        held_out: The rest of it, on which the search decides.
+        float_outputs: The float model's outputs on the test split.
+        metric: The measure all forms of the model are compared by.
+        seconds: Time spent, by stage.
+        started: Clock reading at the start.
+        checkpoint: Where an earlier run of the same job stopped, if this one goes on from it.
+    """
+
+    path: pathlib.Path
+    options: QuantizeOptions
+    reporter: Reporter
+    out: pathlib.Path
+    model: ir.Model
+    folded: ir.Model
+    plan: Plan
+    data: Data
+    tuning: Split
+    held_out: Split
+    float_outputs: list[NDArray[Any]]
+    metric: Metric
+    seconds: dict[str, float]
+    started: float
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the float file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def mode(self) -> Literal["labels", "distill"]:
+        """What is learned from."""
+        return "distill" if self.options.distill or self.data.train.labels is None else "labels"
+
+    def test_score(self, outputs: list[NDArray[Any]]) -> float:
+        """The metric of some outputs on the test split."""
+        return score(self.metric, outputs, self.float_outputs, self.data.test.labels)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to fit: the model, and the options that change numbers."""
+        options = dataclasses.asdict(self.options)
+        for name in ("out", "resume", "data"):
+            options.pop(name)
+        options["data"] = self.data.spec
+        return json.loads(json.dumps({"model": self.digest, "options": options}))  # type: ignore[no-any-return]
+
+    def save(self, stage: str, checkpoint: Checkpoint) -> None:
+        """Write down where the run is."""
+        state = {**checkpoint.state, "stage": stage, "identity": self.identity}
+        save_checkpoint(self.out / _CHECKPOINT, Checkpoint(checkpoint.tensors, state))
+
+    def resumed(self, stage: str) -> Checkpoint | None:
+        """The checkpoint to go on from, if it was taken in this stage."""
+        if self.checkpoint is None or self.checkpoint.state["stage"] != stage:
+            return None
+        return self.checkpoint
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the block's seconds towards a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Reporter) -> Job:
+    """Load and check everything a run needs.
+
+    Raises:
+        ModelError: The file cannot be read, or an operator cannot be imported.
+        PlanError: ``options.plan`` does not fit the model.
+        DataError: There is no data, or it does not fit the model.
+    """
+    started = time.perf_counter()
+    path = pathlib.Path(path)
+    model = pipelines.normalize(load_model(path))
+    folded = pipelines.normalize(load_model(path), fold_batch_norm=True)
+    start_weights, start_activations = (int(bits) for bits in parse_bits(options.start_bits))
+    plan = place(folded, weight_bits=start_weights, activation_bits=start_activations, grid=Grid.ODD)
+    if not plan.weights:
+        raise ModelError(
+            f"Cannot quantize {str(path)!r}: it has no convolution or matrix product with constant weights."
+        )
+    if options.plan is not None:
+        plan = Plan.load(options.plan)
+        check_fits(folded, plan)
+    network = import_graph(model)
+    data = _read_data(path, model, options)
+    if data.held_out:
+        reporter.warn("the data has no test split: its last fifth is held out for testing")
+    float_outputs = predict(model, data.test.inputs)
+    _check_import(network, data.test, float_outputs)
+    tuning, held_out = _split(data.train, options.seed)
+    out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
+    job = Job(
+        path=path, options=options, reporter=reporter, out=out, model=model, folded=folded, plan=plan,
+        data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
+        metric=metric_name(float_outputs, data.test.labels), seconds={}, started=started,
+    )  # fmt: skip
+    if options.resume:
+        job.checkpoint = _find_checkpoint(job)
+    job.seconds["import"] = time.perf_counter() - started
+    return job
+
+
+def _find_checkpoint(job: Job) -> Checkpoint | None:
+    checkpoint = load_checkpoint(job.out / _CHECKPOINT)
+    if checkpoint is None:
+        job.reporter.warn(f"nothing to resume in {str(job.out)!r}: starting anew")
+        return None
+    then, now = checkpoint.state["identity"], job.identity
+    changed = [f"--{name.replace('_', '-')}" for name, value in now["options"].items() if then["options"].get(name) != value]
+    if then["model"] != now["model"]:
+        changed.insert(0, "the model")
+    if changed:
+        raise CheckpointError(
+            f"Cannot resume {str(job.out)!r}: it was begun with another {', '.join(changed)}. Give what it was begun "
+            "with, or leave --resume out to start anew."
+        )
+    return checkpoint
+
+
+def _read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions) -> Data:
+    spec = options.data or default_data(path)
+    if spec is None:
+        raise DataError(
+            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the samples "
+            "there (arrays named after the model's inputs, `label` for classes), or pass --data."
+        )
+    return load_data(
+        spec,
+        inputs=_free_shapes(model),
+        classes=_classes(model),
+        resize=options.resize,
+        mean=options.mean,
+        std=options.std,
+    )
+
+
+def _free_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
+    """Name and shape of every input; the batch and symbolic sizes are None."""
+    shapes = {}
+    for value in model.graph.inputs:
+        if value.shape is None:
+            raise ModelError(f"Cannot use the model: input {value.name!r} has no shape. Export it with one.")
+        sizes = [size if isinstance(size, int) else None for size in value.shape]
+        shapes[str(value.name)] = (None, *sizes[1:])
+    return shapes
+
+
+def _classes(model: ir.Model) -> int | None:
+    """Number of classes, where the one output is ``(batch, classes)`` logits."""
+    outputs = model.graph.outputs
+    if len(outputs) != 1 or outputs[0].shape is None or len(outputs[0].shape) != 2:
+        return None
+    size = outputs[0].shape[1]
+    return size if isinstance(size, int) and size > 1 else None
+
+
+def _check_import(network: fx.GraphModule, split: Split, expected: list[NDArray[Any]]) -> None:
+    """Refuse to train a network that is not the one in the file."""
+    network.eval()
+    with torch.no_grad():
+        got = network(*(torch.from_numpy(array[:16]) for array in split.inputs.values()))
+    for y, reference in zip(got, expected, strict=True):
+        worst = float(np.abs(y.numpy() - reference[:16]).max())
+        if not worst <= _IMPORT_TOLERANCE * max(float(np.abs(reference[:16]).max()), 1e-6):
+            raise ModelError(
+                f"The imported network differs from ONNX Runtime by {worst:g} on the first samples; at most "
+                f"{_IMPORT_TOLERANCE:g} of the largest output is allowed. Please report the file."
+            )
+
+
+def _split(train: Split, seed: int) -> tuple[Split, Split]:
+    """Hold out some training samples to decide on: the test split only measures."""
+    count = len(next(iter(train.inputs.values())))
+    held_out = min(max(1, round(_HELD_OUT_SHARE * count)), _HELD_OUT_MOST)
+    order = np.random.default_rng(seed).permutation(count)
+    return _rows(train, np.sort(order[held_out:])), _rows(train, np.sort(order[:held_out]))
+
+
+def _rows(split: Split, rows: NDArray[np.int64]) -> Split:
+    labels = None if split.labels is None else split.labels[rows]
+    return Split({name: array[rows] for name, array in split.inputs.items()}, labels)

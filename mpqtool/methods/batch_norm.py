@@ -1,0 +1,38 @@
+"""Batch statistics that match the weights as they are now."""
+
+from __future__ import annotations
+
+__all__ = ["reestimate"]
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from mpqtool.importer.normalization import BatchNorm
+
+
+@torch.no_grad()
+def reestimate(network: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Replace running statistics by their plain average over the batches.
+
+    Quantized weights jump between levels, so the moving averages of training are of several networks.
+
+    Args:
+        network: Its BatchNormalization modules are updated in place; nothing else changes.
+        batches: Inputs, positional in graph order.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    if not norms:
+        return
+    momenta, training = [norm.momentum for norm in norms], network.training
+    network.eval()
+    for norm in norms:
+        norm.train()
+    for count, batch in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / count  # the running average becomes the mean of all batches so far
+        network(*batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(training)

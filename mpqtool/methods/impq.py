@@ -1,0 +1,327 @@
+"""IMPQ: iterative mixed-precision quantization, kernel by kernel, then activation by activation.
+
+Source: S. K. Gonugondla and N. R. Shanbhag, IMPQ: Reduced complexity neural networks via granular
+precision assignment; Algorithm 1.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Impq", "ImpqSettings"]
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from mpqtool.checkpoint import Checkpoint, tensors_under
+from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
+from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
+from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.reporter import Reporter
+from mpqtool.training import Trainer
+
+from .batch_norm import reestimate
+from .noise_gain import NoiseGains, noise_gains
+
+SAMPLES = 512
+"""Samples that noise gains and activation scales are taken from."""
+
+_SHARES = (0.5, 0.5, 0.5, 0.25)
+"""Share of the eligible groups that lose a bit in each iteration of a phase, and ..."""
+_LATER_SHARE = 0.15
+_LEAST_WEIGHT_BITS, _LEAST_ACTIVATION_BITS = 1, 2
+_ROLLBACKS = 2
+_ITERATIONS = 200
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImpqSettings:
+    """What the search may do.
+
+    Attributes:
+        target_weights: Effective bits of the weights to stop at.
+        target_activations: Effective bits of the activations to stop at.
+        max_drop: Loss of the held-out metric, against the network of uniform widths, that ends a phase.
+        epochs: Epochs of fine-tuning in each iteration.
+        lr: Peak learning rate.
+        seed: Seed of the random signs.
+        fixed_activations: Values whose width stays: the inputs of the graph.
+    """
+
+    target_weights: float
+    target_activations: float
+    max_drop: float
+    epochs: int
+    lr: float
+    seed: int
+    fixed_activations: frozenset[str]
+
+
+@dataclasses.dataclass
+class _State:
+    """Where the search is; JSON, part of every checkpoint."""
+
+    phase: str = "start"
+    iteration: int = 0
+    in_phase: int = 0
+    rollbacks: int = 0
+    caution: float = 1.0
+    reference: float = math.nan
+    reduced: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class Impq:
+    """The search. ``run`` reads like Algorithm 1; the rest are its lines.
+
+    Args:
+        network: The graph with attached quantizers, weights at their start widths.
+        trainer: The training loop over the part of the training data that is not held out.
+        held_out: Returns the metric of the network on held-out data; higher is better.
+        batches: Returns batches of ``SAMPLES`` training inputs, always the same.
+        settings: What the search may do.
+        reporter: Where progress goes.
+        save: Called after every epoch with all that ``resume`` needs.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        trainer: Trainer,
+        *,
+        held_out: Callable[[fx.GraphModule], float],
+        batches: Callable[[], Iterator[tuple[Tensor, ...]]],
+        settings: ImpqSettings,
+        reporter: Reporter,
+        save: Callable[[Checkpoint], None],
+    ) -> None:
+        self.network, self.trainer, self.settings, self.reporter = network, trainer, settings, reporter
+        self.held_out, self.batches, self.save = held_out, batches, save
+        self.state = _State()
+        self.accepted: dict[str, Tensor] = {}
+        self.resumed: Checkpoint | None = None
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up a run where ``save`` last wrote it down."""
+        self.state = _State(**checkpoint.state["impq"])
+        self.network.load_state_dict(tensors_under("network/", checkpoint.tensors))
+        self.accepted = tensors_under("accepted/", checkpoint.tensors)
+        self.resumed = checkpoint
+        with torch.no_grad():
+            self.network(*next(self.batches()))  # quantizers learn the sizes of their values
+
+    def run(self) -> list[dict[str, Any]]:
+        """Search until both targets are met or nothing more can be given up; returns the history."""
+        state = self.state
+        if self.resumed is None:
+            self._set_start_widths()
+        while state.phase != "done" and state.iteration < _ITERATIONS:
+            if self.resumed is None and not self._reduce_precision():
+                continue  # the phase is over
+            self._fine_tune()
+            metric = self.held_out(self.network)
+            self._accept_or_roll_back(metric)
+            state.iteration += 1
+            state.in_phase += 1
+            if state.phase == "start":
+                self._next_phase("weights")
+        return state.history
+
+    def _set_start_widths(self) -> None:
+        """A network quantized alike everywhere: scales by least squared error."""
+        parameters = dict(self.network.named_parameters())
+        for quantizer in weight_quantizers(self.network):
+            quantizer.fit(parameters[quantizer.name])
+        calibrate(self.network, self.batches(), activation_quantizers(self.network))
+
+    def _reduce_precision(self) -> bool:
+        """Take a bit from the least sensitive groups; False if the phase has come to its end."""
+        state = self.state
+        if state.phase == "start":
+            return True
+        groups = self._groups(state.phase)
+        excess = self._excess_bits(state.phase)
+        if excess <= 0 or not groups or state.rollbacks >= _ROLLBACKS:
+            reason = "target met" if excess <= 0 else "no group left" if not groups else "accuracy"
+            self.reporter.event("phase_end", phase=state.phase, reason=reason, **self._bits())
+            if reason == "accuracy":
+                self.reporter.warn(
+                    f"{state.phase} stay at {self._bits()[f'{state.phase}_eff']:.2f} bits: fewer cost more than "
+                    f"{self.settings.max_drop:g} points on held-out data"
+                )
+            self._next_phase("activations" if state.phase == "weights" else "done")
+            return False
+        gains = noise_gains(self.network, self.batches(), seed=self.settings.seed + state.iteration)
+        share = _SHARES[state.in_phase] if state.in_phase < len(_SHARES) else _LATER_SHARE
+        allowed = max(1, round(share * state.caution * len(groups)))
+        ranked = sorted(groups, key=lambda group: group.sensitivity(gains))
+        chosen = _prefix(ranked, allowed, excess)
+        touched_weights: dict[WeightQuantizer, None] = {}
+        touched_activations: dict[ActivationQuantizer, None] = {}
+        for group in chosen:
+            group.take_a_bit()
+            if isinstance(group, _Kernel):
+                touched_weights[group.quantizer] = None
+            else:
+                touched_activations[group.quantizer] = None
+        parameters = dict(self.network.named_parameters())
+        for weight in touched_weights:
+            weight.fit(parameters[weight.name])
+        if touched_activations:
+            calibrate(self.network, self.batches(), list(touched_activations))
+        state.reduced = len(chosen)
+        self.reporter.event(
+            "reduce", phase=state.phase, iteration=state.iteration, groups=len(groups), reduced=len(chosen),
+            from_classes=gains.from_classes, **self._bits(),
+        )  # fmt: skip
+        return True
+
+    def _fine_tune(self) -> None:
+        state, settings = self.state, self.settings
+        shown = {"held-out": f"{state.history[-1]['held_out']:.2f}"} if state.history else {}
+        bits = {"W": f"{self._bits()['weights_eff']:.2f}", "A": f"{self._bits()['activations_eff']:.2f}"}
+        resumed, self.resumed = self.resumed, None
+        self.trainer.fit(
+            self.network,
+            epochs=settings.epochs,
+            lr=settings.lr,
+            label=f"iteration {state.iteration} ({state.phase})",
+            columns={**bits, **shown},
+            resume=resumed,
+            on_epoch=self._save,
+        )
+        reestimate(self.network, self.batches())
+
+    def _accept_or_roll_back(self, metric: float) -> None:
+        """Keep the iteration if held-out data allow it; else go back, and be half as bold."""
+        state = self.state
+        if state.phase == "start":
+            state.reference = metric
+        accepted = metric >= state.reference - self.settings.max_drop
+        row = {
+            "iteration": state.iteration, "phase": state.phase, **self._bits(), "held_out": metric,
+            "reduced": state.reduced, "accepted": accepted,
+        }  # fmt: skip
+        state.history.append(row)
+        self.reporter.event("iteration", **row)
+        self.reporter.say(
+            f"iteration {state.iteration:2d}  {state.phase:<11}  weights {row['weights_eff']:.2f} bits  "
+            f"activations {row['activations_eff']:.2f} bits  held-out {metric:.2f}"
+            f"{'' if accepted else '  (rolled back)'}"
+        )
+        if accepted:
+            self.accepted = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        else:
+            self.network.load_state_dict(self.accepted)
+            state.rollbacks += 1
+            state.caution /= 2
+
+    def _next_phase(self, phase: str) -> None:
+        self.state.phase, self.state.in_phase, self.state.rollbacks, self.state.caution = phase, 0, 0, 1.0
+
+    def _save(self, epoch: int, momenta: dict[str, Tensor]) -> None:
+        tensors = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"accepted/{name}": tensor for name, tensor in self.accepted.items()}
+        state = {
+            "impq": dataclasses.asdict(self.state), "epoch": epoch, "epochs_begun": self.trainer.epochs_begun,
+        }  # fmt: skip
+        self.save(Checkpoint(tensors | momenta, state))
+
+    def _groups(self, phase: str) -> list[_Kernel | _Activation]:
+        """The groups that still have a bit to give."""
+        if phase == "weights":
+            return [
+                _Kernel(quantizer, index)
+                for quantizer in weight_quantizers(self.network)
+                for index, bits in enumerate(quantizer.bits.tolist())
+                if bits > _LEAST_WEIGHT_BITS
+            ]
+        return [
+            _Activation(quantizer)
+            for quantizer in activation_quantizers(self.network)
+            if int(quantizer.bits) > _LEAST_ACTIVATION_BITS
+            and quantizer.name not in self.settings.fixed_activations
+        ]
+
+    def _excess_bits(self, phase: str) -> float:
+        """Bits, over all elements, that stand between here and the target of the phase."""
+        if phase == "weights":
+            used, elements = _weight_bits(self.network)
+            return used - self.settings.target_weights * elements
+        used, elements = _activation_bits(self.network)
+        return used - self.settings.target_activations * elements
+
+    def _bits(self) -> dict[str, float]:
+        weights, activations = _weight_bits(self.network), _activation_bits(self.network)
+        return {
+            "weights_eff": weights[0] / weights[1],
+            "activations_eff": activations[0] / max(activations[1], 1),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """One output channel's weights."""
+
+    quantizer: WeightQuantizer
+    index: int
+
+    @property
+    def elements(self) -> int:
+        return self.quantizer.elements
+
+    def sensitivity(self, gains: NoiseGains) -> float:
+        """``step**2 * E / elements``: growth of the mismatch bound for each bit of storage given up."""
+        step = float(self.quantizer.step[self.index])
+        return step**2 * float(gains.weights[self.quantizer.name][self.index]) / self.elements
+
+    def take_a_bit(self) -> None:
+        self.quantizer.bits[self.index] -= 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activation:
+    """One quantized value."""
+
+    quantizer: ActivationQuantizer
+
+    @property
+    def elements(self) -> int:
+        return self.quantizer.elements
+
+    def sensitivity(self, gains: NoiseGains) -> float:
+        """``step**2 * E / elements``."""
+        step = float(self.quantizer.scale.detach())
+        return step**2 * gains.activations.get(self.quantizer.name, 0.0) / max(self.elements, 1)
+
+    def take_a_bit(self) -> None:
+        self.quantizer.bits -= 1
+
+
+def _prefix(
+    ranked: list[_Kernel | _Activation], allowed: int, excess: float
+) -> list[_Kernel | _Activation]:
+    """The first ``allowed`` groups, or fewer if those already give up ``excess`` bits."""
+    chosen: list[_Kernel | _Activation] = []
+    for group in ranked[:allowed]:
+        if excess <= 0:
+            break
+        chosen.append(group)
+        excess -= group.elements
+    return chosen
+
+
+def _weight_bits(network: fx.GraphModule) -> tuple[int, int]:
+    """Bits and elements of all weights."""
+    quantizers = weight_quantizers(network)
+    bits = sum(int(q.bits.sum()) * q.elements for q in quantizers)
+    return bits, sum(len(q.bits) * q.elements for q in quantizers)
+
+
+def _activation_bits(network: fx.GraphModule) -> tuple[int, int]:
+    """Bits and elements of all quantized values, one sample."""
+    quantizers = activation_quantizers(network)
+    return sum(int(q.bits) * q.elements for q in quantizers), sum(q.elements for q in quantizers)

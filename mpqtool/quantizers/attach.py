@@ -1,0 +1,109 @@
+"""Put the quantizers of a plan into a graph, and read them back as a plan."""
+
+from __future__ import annotations
+
+__all__ = ["activation_quantizers", "attach", "read_plan", "weight_quantizers"]
+
+import torch
+from torch import fx, nn
+
+from mpqtool.passes.errors import PlanError
+from mpqtool.passes.plan import Plan
+
+from .activation import ActivationQuantizer
+from .weight import WeightQuantizer
+
+_PREFIX = "quantizers"
+
+
+def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
+    """Insert a quantizer behind every weight and value that the plan names, in place.
+
+    Numbers the plan already has are taken over; the others wait for ``fit`` and calibration.
+
+    Args:
+        graph_module: An imported graph; ``node.meta["onnx_name"]`` is the join key.
+        plan: What to quantize. Names and kernel counts must be those of the graph.
+
+    Returns:
+        The same module, with submodules ``quantizers.w0 ...`` and ``quantizers.a0 ...``.
+
+    Raises:
+        PlanError: The plan names a tensor the graph does not have, or another number of kernels.
+    """
+    graph = graph_module.graph
+    by_name = {node.meta["onnx_name"]: node for node in graph.nodes if "onnx_name" in node.meta}
+    parameters = dict(graph_module.named_parameters())
+    missing = [e.name for e in (*plan.weights, *plan.activations) if e.name not in by_name]
+    if missing:
+        raise PlanError(
+            f"The plan names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
+            "model does not have. Use the plan of this model, or leave --plan out to make one."
+        )
+    graph_module.add_submodule(_PREFIX, nn.Module())
+    for index, weight in enumerate(plan.weights):
+        kernels = len(parameters[weight.name])
+        if kernels != len(weight.bits):
+            raise PlanError(
+                f"The plan has {len(weight.bits)} kernels for weight {weight.name!r}, the model has "
+                f"{kernels}. Use the plan of this model."
+            )
+        quantizer = WeightQuantizer(
+            weight.name, weight.bits, weight.grid, elements=parameters[weight.name][0].numel()
+        )
+        if weight.scale is not None:
+            quantizer.scale.copy_(torch.tensor(weight.scale))
+        _insert(graph_module, by_name[weight.name], f"{_PREFIX}.w{index}", quantizer)
+    for index, activation in enumerate(plan.activations):
+        made = ActivationQuantizer(
+            activation.name,
+            activation.bits,
+            zero_point=activation.zero_point,
+            tie=activation.tie,
+            nonnegative=activation.zero_point == 0,
+        )
+        _insert(graph_module, by_name[activation.name], f"{_PREFIX}.a{index}", made)
+    _share_bases(graph_module, plan)
+    graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def _insert(graph_module: fx.GraphModule, source: fx.Node, target: str, quantizer: nn.Module) -> None:
+    """Let every user of ``source`` read it through the quantizer."""
+    graph_module.add_submodule(target, quantizer)
+    with graph_module.graph.inserting_after(source):
+        node = graph_module.graph.call_module(target, (source,))
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+
+
+def _share_bases(graph_module: fx.GraphModule, plan: Plan) -> None:
+    """Give the quantizers of a tie one ``base``, and take over the plan's scales."""
+    shared: dict[str, nn.Parameter] = {}
+    for quantizer, entry in zip(activation_quantizers(graph_module), plan.activations, strict=True):
+        if entry.tie is not None:
+            quantizer.base = shared.setdefault(entry.tie, quantizer.base)
+        if entry.scale is None or entry.zero_point is None:
+            continue
+        # The first of a tie fixes the base, the others follow with exact powers of two.
+        base = float(quantizer.base.detach()) if not quantizer.base.isnan() else entry.scale
+        exponent = round(float(torch.log2(torch.tensor(entry.scale / base))))
+        quantizer.set_numbers(base=base, exponent=exponent, zero_point=entry.zero_point)
+
+
+def weight_quantizers(module: nn.Module) -> list[WeightQuantizer]:
+    """Every weight quantizer, in plan order."""
+    return [m for m in module.modules() if isinstance(m, WeightQuantizer)]
+
+
+def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:
+    """Every activation quantizer, in plan order."""
+    return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+
+
+def read_plan(module: nn.Module) -> Plan:
+    """The plan as the quantizers stand now."""
+    return Plan(
+        weights=tuple(q.to_plan() for q in weight_quantizers(module)),
+        activations=tuple(q.to_plan() for q in activation_quantizers(module)),
+    )

@@ -1,0 +1,100 @@
+"""The HTML page of a run: one file, no network, no script."""
+
+from __future__ import annotations
+
+__all__ = ["build"]
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jinja2
+import pydantic
+
+from mpqtool.errors import DataError
+from mpqtool.files import write_text
+from mpqtool.result import ResultFile
+
+from . import charts, words
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """Write ``report.html`` from the ``result.json``, ``plan.json`` and ``log.jsonl`` of a run directory.
+
+    Only ``result.json`` must be there; what it leaves null is shown as not measured.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: There is no ``result.json``, or it is not one of ours.
+    """
+    folder = pathlib.Path(run_dir)
+    source = folder / "result.json"
+    if not source.is_file():
+        raise DataError(
+            f"No such file: {str(source)!r}. Give the run directory that `mpqtool quantize` made."
+        )
+    try:
+        result = ResultFile.from_json(source.read_text(encoding="utf-8"))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{str(source)!r} is not a result of mpqtool: {where}: {first['msg']}") from error
+    page = folder / "report.html"
+    write_text(page, _render(result, _plan(folder / "plan.json"), _warnings(folder / "log.jsonl")))
+    return page
+
+
+def _render(result: ResultFile, activations: list[dict[str, Any]], warnings: list[str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": words.number, "size": words.size, "short": words.short}
+    return environment.get_template("page.html").render(
+        r=result,
+        unit=" dB" if result.metric.name == "sqnr_db" else " %",
+        metric=words.METRICS.get(result.metric.name or "", "Metric"),
+        name=pathlib.PurePath(result.model.path).name,
+        verdict=words.verdict(result),
+        drop=words.drop(result),
+        history=charts.history(result.history),
+        distribution=charts.distribution(result.bits.layers),
+        layers=[(layer, charts.segments(layer), charts.mean_bits(layer)) for layer in result.bits.layers],
+        activations=activations,
+        warnings=warnings,
+        settings={key: words.setting(value) for key, value in result.settings.items()},
+    )
+
+
+def _plan(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read the activations of the plan: their widths, scales and zero points; none if there is no plan."""
+    try:
+        activations = json.loads(path.read_text())["activations"]
+        return [dict(entry) for entry in activations]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _warnings(path: pathlib.Path) -> list[str]:
+    """Read what the run warned of."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    texts: dict[str, None] = {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the line that a killed run left
+        if isinstance(record, dict) and record.get("event") == "warning":
+            texts[str(record.get("text"))] = None
+    return list(texts)

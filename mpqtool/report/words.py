@@ -1,0 +1,83 @@
+"""Numbers and sentences as the page shows them."""
+
+from __future__ import annotations
+
+__all__ = ["METRICS", "Verdict", "drop", "number", "setting", "short", "size", "verdict"]
+
+import dataclasses
+import math
+from typing import Any
+
+from mpqtool.result import ResultFile
+
+METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
+NOT_MEASURED = "not measured"
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def number(value: float | None, unit: str = "", digits: int = 2) -> str:
+    """Write a number with thousands separated; whole numbers have no decimals."""
+    if value is None:
+        return NOT_MEASURED
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}") + unit
+
+
+def short(value: float | None, unit: str = "") -> str:
+    """Write a large number with a decimal prefix: ``40.8 M``."""
+    if value is None:
+        return NOT_MEASURED
+    for factor, prefix in _UNITS:
+        if abs(value) >= factor:
+            scaled = value / factor
+            decimals = max(0, 2 - math.floor(math.log10(abs(scaled))))
+            return f"{scaled:,.{decimals}f} {prefix}{unit}"
+    return f"{value:,.0f}{' ' + unit if unit else ''}"
+
+
+def size(count: float | None) -> str:
+    """Write a number of bytes: ``24.8 kB``."""
+    return short(count, "B")
+
+
+def setting(value: Any) -> str:
+    """Write the value of an option."""
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The sentence at the top: ``state`` is good, bad or unknown."""
+
+    state: str
+    title: str
+    text: str
+
+
+def verdict(result: ResultFile) -> Verdict:
+    """Say what verification found."""
+    v = result.verify
+    if v.passed is None:
+        return Verdict("unknown", "Not verified", "This run compared no integers.")
+    counts = ""
+    if v.codes_different is not None and v.codes_compared is not None:
+        counts = f" {v.codes_different:,} of {v.codes_compared:,} codes differ."
+    if v.passed:
+        return Verdict(
+            "good", "Verified",
+            f"The torch simulation, the numpy reference and ONNX Runtime gave the same integers.{counts}",
+        )  # fmt: skip
+    return Verdict("bad", "Verification did not pass", f"The engines gave different integers.{counts}")
+
+
+def drop(result: ResultFile) -> str:
+    """Say how the integer file compares with the float file."""
+    metric = result.metric
+    if metric.float is None or metric.integer is None:
+        return ""
+    change = metric.integer - metric.float
+    unit = " dB" if metric.name == "sqnr_db" else " points"
+    return f"{change:+.2f}{unit} against float ({metric.float:.2f})".replace("-", "\N{MINUS SIGN}", 1)

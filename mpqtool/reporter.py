@@ -1,0 +1,178 @@
+"""What a run says while it runs: a log of events, lines for a person, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+__all__ = ["Progress", "Reporter"]
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+logger = logging.getLogger("mpqtool")
+
+_COLUMNS = {"weights_eff": "W", "activations_eff": "A"}
+_KEPT = 10_000  # events held back until the log file is known
+
+
+class Progress:
+    """One bar, or nothing where there is no terminal."""
+
+    def __init__(self, bar: RichProgress | None, task: TaskID | None) -> None:
+        self._bar, self._task = bar, task
+        self._columns: dict[str, object] = {}
+
+    def advance(self, n: int = 1, **columns: object) -> None:
+        """Go on by ``n`` steps and show the values of ``columns``; those not named keep their last value."""
+        if self._bar is None or self._task is None:
+            return
+        self._columns.update(columns)
+        shown = "  ".join(f"{_COLUMNS.get(k, k)} {_text(v)}" for k, v in self._columns.items())
+        self._bar.update(self._task, advance=n, columns=shown)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+class Reporter:
+    """Where a run reports to.
+
+    Args:
+        silent: Show nothing: what would be said goes to the logger ``mpqtool`` instead. For library use.
+        stream: Where a person reads; None: standard error.
+    """
+
+    def __init__(self, *, silent: bool = False, stream: TextIO | None = None) -> None:
+        self._silent, self._stream = silent, stream
+        self._began = time.monotonic()
+        self._log: TextIO | None = None
+        self._early: list[str] = []
+        self._bar: RichProgress | None = None
+
+    def open(self, path: str | os.PathLike[str]) -> None:
+        """Append to this log file from now on, and write what was reported before."""
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_partial_line(path)
+        self.close()
+        self._log = path.open("a", encoding="utf-8")
+        self._log.writelines(self._early)
+        self._log.flush()
+        self._early.clear()
+
+    def close(self) -> None:
+        """Close the log file, if there is one."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add one line to the log: the kind, the seconds since the start, and the fields."""
+        record = {"event": kind, "t": round(time.monotonic() - self._began, 3), **fields}
+        line = json.dumps(record, default=_plain) + "\n"
+        if self._log is None:
+            if len(self._early) < _KEPT:
+                self._early.append(line)
+            return
+        self._log.write(line)
+        self._log.flush()
+
+    def say(self, text: str) -> None:
+        """Tell a person something, in one line."""
+        if self._silent:
+            logger.info("%s", text)
+        else:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Tell a person something that must not be overlooked; it goes to the log as well."""
+        self.event("warning", text=text)
+        if self._silent:
+            logger.warning("%s", text)
+        else:
+            self._print(f"warning: {text}")
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:  # rich moves the bar out of the way
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            stream = self._stream or sys.stderr
+            stream.write(f"{text}\n")
+            stream.flush()
+
+    @contextlib.contextmanager
+    def progress(self, total: int, label: str) -> Iterator[Progress]:
+        """Show a bar of ``total`` steps while the block runs; bars may be nested.
+
+        It shows the label, steps done, the columns given to ``advance`` and the time left. Without a
+        terminal there is no bar.
+        """
+        stream = self._stream or sys.stderr
+        if self._silent or not stream.isatty():
+            yield Progress(None, None)
+        elif self._bar is not None:
+            task = self._bar.add_task(label, total=total, columns="")
+            try:
+                yield Progress(self._bar, task)
+            finally:
+                self._bar.remove_task(task)
+        else:
+            with _rich_progress(stream) as bar:
+                self._bar = bar
+                try:
+                    yield Progress(bar, bar.add_task(label, total=total, columns=""))
+                finally:
+                    self._bar = None
+
+
+def _rich_progress(stream: TextIO) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[columns]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=True,
+    )
+
+
+def _drop_partial_line(path: pathlib.Path) -> None:
+    """Cut off what a killed run left of its last line, so that the log stays one JSON value a line."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _plain(value: Any) -> Any:
+    """Make numpy scalars and arrays, paths and tensors fit for JSON, without importing their libraries."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
