@@ -1,0 +1,160 @@
+"""Every command: help, JSON, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import mpqtool.api
+from mpqtool import health
+from mpqtool.cli import cli
+from mpqtool.errors import ModelError
+
+COMMANDS = ("quantize", "lower", "verify", "inspect", "export", "report", "doctor")
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_commands_are_listed_in_order() -> None:
+    assert tuple(cli.list_commands(click.Context(cli))) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_json(name: str) -> None:
+    result = _run(name, "--help")
+    assert result.exit_code == 0
+    assert f"Example: mpqtool {name} " in " ".join(result.stdout.split())
+    assert "--json" in result.stdout
+
+
+def test_version() -> None:
+    assert _run("--version").stdout == f"mpqtool {mpqtool.__version__}\n"
+
+
+def test_unknown_command_exits_2() -> None:
+    result = _run("quantise")
+    assert result.exit_code == 2
+    assert "No such command 'quantise'" in result.stderr
+
+
+@dataclasses.dataclass
+class _Verdict:
+    passed: bool
+    provider: str = "cpu"
+    codes_compared: int = 1234
+    codes_different: int = 0
+    qdq_max_lsb: int | None = None
+    qdq_rate: float | None = 0.5
+    first_different: str | None = None
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_verify_exits_1_when_not_passed(monkeypatch: pytest.MonkeyPatch, passed: bool, code: int) -> None:
+    def verify(path: str, **options: Any) -> _Verdict:
+        print("a banner of the runtime")  # noqa: T201
+        assert (path, options["against"], options["provider"]) == ("i.onnx", "q.onnx", "auto")
+        return _Verdict(passed)
+
+    monkeypatch.setattr(mpqtool.api, "verify", verify)
+    result = _run("verify", "i.onnx", "--against", "q.onnx", "--provider", "auto", "--json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["passed"] is passed
+    shown = _run("verify", "i.onnx", "--against", "q.onnx", "--provider", "auto").stdout
+    assert "codes compared             1,234" in shown
+    assert "50.0000%" in shown
+
+
+def test_lower_reports_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    source, target = tmp_path / "q.onnx", tmp_path / "i.onnx"
+    source.write_bytes(bytes(1500))
+
+    def lower(qdq: str, out: str, *, target: str) -> pathlib.Path:
+        pathlib.Path(out).write_bytes(bytes(500))
+        return pathlib.Path(out)
+
+    monkeypatch.setattr(mpqtool.api, "lower", lower)
+    result = _run("lower", str(source), "-o", str(target), "--json")
+    assert json.loads(result.stdout) == {
+        "path": str(target), "target": "cpu", "bytes": {"qdq": 1500, "integer": 500},
+    }  # fmt: skip
+    assert "500 bytes (QDQ: 1,500)" in _run("lower", str(source), "-o", str(target)).stdout
+
+
+def test_error_of_a_layer_below_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inspect(path: str) -> None:
+        raise RuntimeError("pass manager") from ModelError(f"{path!r} is not an ONNX file")
+
+    monkeypatch.setattr(mpqtool.api, "inspect", inspect)
+    result = _run("inspect", "x.onnx")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "mpqtool: 'x.onnx' is not an ONNX file\n"
+
+
+def test_file_system_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inspect(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(mpqtool.api, "inspect", inspect)
+    result = _run("inspect", "x.onnx")
+    assert result.exit_code == 1
+    assert result.stderr == "mpqtool: [Errno 13] Permission denied: 'x.onnx'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs", "keywords"),
+    [
+        pytest.param([], {}, {}, id="none"),
+        pytest.param(
+            ["--input", "a=Nx3x8x8", "--input", "b=2x5", "--arg", "n=3", "--arg", "kind=wide"],
+            {"a": (None, 3, 8, 8), "b": (2, 5)},
+            {"n": 3, "kind": "wide"},
+            id="all",
+        ),
+    ],
+)
+def test_export_reads_shapes_and_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    arguments: list[str],
+    inputs: dict[str, Any],
+    keywords: dict[str, Any],
+) -> None:
+    def export_onnx(factory: str, out: str, **options: Any) -> pathlib.Path:
+        assert options == {"inputs": inputs, "arguments": keywords, "weights": None}
+        return pathlib.Path(out)
+
+    monkeypatch.setattr(mpqtool.api, "export_onnx", export_onnx)
+    assert _run("export", "m:f", "-o", "m.onnx", *arguments).stdout == "m.onnx\n"
+
+
+@pytest.mark.parametrize("text", ["x", "=3x4", "x=", "x=3xX", "x=axb", "x=Nx3x"])
+def test_export_refuses_other_shapes(text: str) -> None:
+    result = _run("export", "m:f", "-o", "m.onnx", "--input", text)
+    assert result.exit_code == 2
+    assert "is not NAME=SHAPE" in result.stderr
+
+
+def test_report_of_no_run_directory(tmp_path: pathlib.Path) -> None:
+    result = _run("report", str(tmp_path))
+    assert result.exit_code == 1
+    assert "No such file" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _run("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert found["providers"]["cpu"]["works"] is True
+    assert set(found["cpu"]["features"]) == {"avx2", "avx512_vnni", "avx_vnni", "amx"}
+    monkeypatch.setattr(health, "examine", lambda: found | {"problems": ["both are installed"]})
+    shown = _run("doctor")
+    assert "cpu: works" in shown.stdout
+    assert shown.stderr == "problem: both are installed\n"

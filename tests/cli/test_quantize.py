@@ -1,0 +1,131 @@
+"""``mpqtool quantize``, with a pipeline that only records what it was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+import types
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mpqtool.cli import cli
+from mpqtool.cli.quantize import command
+from mpqtool.errors import VerificationError
+from mpqtool.options import QuantizeOptions
+from mpqtool.result import DataInfo, Metric, ModelInfo, Result, ResultFile, Verification
+
+RESULT = ResultFile(
+    method="impq",
+    model=ModelInfo(path="m.onnx", sha256="0"),
+    data=DataInfo(mode="labels"),
+    metric=Metric(name="top1", float=98.333, integer=98.05),
+    verify=Verification(passed=True),
+).to_dict()
+
+
+class _Pipeline:
+    """Stands in for ``mpqtool.pipeline``: its real one takes minutes."""
+
+    def __init__(self) -> None:
+        self.options: QuantizeOptions | None = None
+        self.error: BaseException | None = None
+
+    def run(self, model_path: pathlib.Path, options: QuantizeOptions, reporter: Any) -> Result:
+        self.options = options
+        reporter.say("working")
+        if self.error is not None:
+            raise self.error
+        return Result(path=pathlib.Path("m.mpq"), result=RESULT)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> _Pipeline:
+    fake, module = _Pipeline(), types.ModuleType("mpqtool.pipeline")
+    module.run = fake.run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mpqtool.pipeline", module)
+    return fake
+
+
+def test_options_of_the_command_are_the_fields_of_the_dataclass() -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(QuantizeOptions)}
+    parameters = {p.name: p for p in command.params if p.name not in ("model", "as_json")}
+    assert {name: parameter.default for name, parameter in parameters.items()} == fields
+    for name, parameter in parameters.items():
+        assert f"--{name.replace('_', '-')}" in parameter.opts
+
+
+def test_defaults_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx"]).exit_code == 0
+    assert pipeline.options == QuantizeOptions()
+
+
+def test_options_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--data", "d.npz", "--resize", "8x9", "--mean", "0.5,0.25,0.1", "--target-bits", "W2.5A4"]
+    arguments += ["-o", "here", "--epoch-samples", "7", "--distill"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        data="d.npz", resize=(8, 9), mean=(0.5, 0.25, 0.1), target_bits="W2.5A4", out="here", epoch_samples=7,
+        distill=True,
+    )  # fmt: skip
+
+
+def test_table_on_stdout_and_talk_on_stderr(pipeline: _Pipeline) -> None:
+    result = CliRunner().invoke(cli, ["quantize", "m.onnx"])
+    lines = result.stdout.splitlines()
+    assert "top1 float       98.33 %" in lines
+    assert "top1 qdq               -" in lines
+    assert "verified             yes" in lines
+    assert lines[-1] == "m.mpq"
+    assert result.stderr == "working\n"
+
+
+def test_json_is_alone_on_stdout(pipeline: _Pipeline) -> None:
+    result = CliRunner().invoke(cli, ["quantize", "m.onnx", "--json"])
+    assert json.loads(result.stdout) == RESULT
+    assert result.stderr == "working\n"
+
+
+def test_expected_error_is_one_line(pipeline: _Pipeline) -> None:
+    pipeline.error = VerificationError("3 of 9 codes\n  differ")
+    result = CliRunner().invoke(cli, ["quantize", "m.onnx"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "working\nmpqtool: 3 of 9 codes differ\n"
+
+
+def test_interrupt_says_how_to_go_on(pipeline: _Pipeline) -> None:
+    pipeline.error = KeyboardInterrupt()
+    result = CliRunner().invoke(cli, ["quantize", "m.onnx"])
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
+def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> None:
+    pipeline.error = ZeroDivisionError("a bug")
+    result = CliRunner().invoke(cli, ["quantize", "m.onnx"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "Missing argument 'MODEL'", id="no-model"),
+        pytest.param(["m.onnx", "--method", "magic"], "'magic' is not 'impq'", id="method"),
+        pytest.param(["m.onnx", "--seed", "x"], "'x' is not a valid integer", id="type"),
+        pytest.param(["m.onnx", "--resize", "8by8"], "'8by8' is not a size", id="resize"),
+        pytest.param(["m.onnx", "--std", "a,b"], "'a,b' is not a list of numbers", id="std"),
+        pytest.param(["m.onnx", "--target-bits", "W9A6"], "weight bits must be 1 to 8, got 9", id="bits"),
+        pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
+        pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
+    ],
+)
+def test_wrong_usage_exits_2(pipeline: _Pipeline, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["quantize", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert pipeline.options is None

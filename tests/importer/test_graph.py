@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from compare import run_onnx
+from importing import imported, parse
+from mpqtool.passes.errors import UnsupportedOpError
+
+from mpqtool.importer import supported
+
+NAMES = ["conv.weight", "conv.weight.bias", "training", 'a"b', "0..x", "for"]
+
+
+def _chain(names: list[str]) -> onnx.ModelProto:
+    """Adds one vector after the other; the text form of ONNX cannot spell such names."""
+    body = "  ".join(f"v{i + 1} = Add (v{i}, w{i})" for i in range(len(names)))
+    proto = parse(
+        body,
+        inputs={"v0": (3,)},
+        initializers={f"w{i}": np.full(3, i, np.float32) for i in range(len(names))},
+        outputs=(f"v{len(names)}",),
+    )
+    for i, name in enumerate(names):
+        proto.graph.initializer[i].name = proto.graph.node[i].input[1] = name
+    return proto
+
+
+def test_parameters_are_named_as_initializers_whatever_these_are() -> None:
+    module = imported(_chain(NAMES))
+    assert list(dict(module.named_parameters())) == NAMES
+    assert list(module.state_dict()) == NAMES
+    assert module.training is True
+    assert module.get_parameter("conv.weight.bias").tolist() == [1, 1, 1]
+    assert module(torch.zeros(2, 3))[0].tolist() == [[15, 15, 15]] * 2
+
+
+def test_state_survives_loading_and_copying() -> None:
+    module = imported(_chain(NAMES))
+    copied = copy.deepcopy(module)
+    with torch.no_grad():
+        module.get_parameter("training").fill_(7)
+    assert copied(torch.zeros(1, 3))[0].tolist() == [[15, 15, 15]]
+
+    copied.load_state_dict(module.state_dict())
+    assert copied(torch.zeros(1, 3))[0].tolist() == [[20, 20, 20]]
+    assert list(dict(copied.named_parameters())) == NAMES
+    copied.graph.lint()
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*other\.name"):
+        copied.load_state_dict({**module.state_dict(), "other.name": torch.zeros(3)})
+
+
+def test_a_submodule_can_be_added_and_is_copied() -> None:
+    module = imported(_chain(["w"]))
+    module.add_submodule("quantizers.w0", torch.nn.ReLU())
+    with module.graph.inserting_after(next(iter(module.graph.nodes))) as _:
+        source = next(iter(module.graph.nodes))
+        node = module.graph.call_module("quantizers.w0", (source,))
+        source.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    module.recompile()
+    for version in (module, copy.deepcopy(module)):
+        assert version(torch.full((1, 3), -1.0))[0].tolist() == [[0, 0, 0]]
+
+
+def test_every_value_can_be_found_by_its_name(rng: np.random.Generator) -> None:
+    proto = parse(
+        "a = Conv <pads = [0, 1, 1, 1]> (x, w)  b = HardSigmoid (a)"
+        "  p, q = Split <axis = 1, num_outputs = 2> (b)  y = Max (p, q)",
+        inputs={"x": (2, 5, 5)},
+        initializers={"w": rng.normal(size=(4, 2, 3, 3)).astype(np.float32)},
+    )
+    nodes = imported(proto).graph.nodes
+    found = {node.meta["onnx_name"]: node.meta["onnx_op"] for node in nodes if "onnx_name" in node.meta}
+    assert found == {
+        "x": "Input",
+        "w": "Initializer",
+        "a": "Conv",
+        "b": "HardSigmoid",
+        "p": "Split",
+        "q": "Split",
+        "y": "Max",
+    }
+    conv = next(node for node in nodes if node.meta.get("onnx_name") == "a")
+    assert [node.meta["onnx_name"] for node in conv.args[:2]] == ["x", "w"]
+
+
+def test_inputs_and_outputs_are_in_graph_order() -> None:
+    proto = parse("s = Sub (p, q)  t = Neg (s)", inputs={"q": (2,), "p": (2,)}, outputs=("t", "q", "s"))
+    t, q, s = imported(proto)(torch.ones(1, 2), torch.full((1, 2), 3.0))
+    assert (t[0, 0].item(), q[0, 0].item(), s[0, 0].item()) == (-2, 1, 2)
+
+
+def test_an_initializer_can_be_an_output_and_an_input_can_be_an_initializer() -> None:
+    proto = parse(
+        "y = Add (x, w)",
+        inputs={"x": (2,), "w": ()},
+        initializers={"w": np.ones(2, np.float32)},
+        outputs=("y",),
+    )
+    del proto.graph.input[1].type.tensor_type.shape.dim[:]
+    proto.graph.input[1].type.tensor_type.shape.dim.add(dim_value=2)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [2]))
+    y, w = imported(proto)(torch.zeros(1, 2))
+    assert (y.tolist(), w.tolist()) == ([[1, 1]], [1, 1])
+
+
+def test_a_shared_weight_is_one_parameter(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(3, 3)).astype(np.float32)
+    proto = parse("a = MatMul (x, w)  y = MatMul (a, w)", inputs={"x": (3,)}, initializers={"w": weight})
+    module = imported(proto)
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+    (made,) = module(torch.from_numpy(x))
+    assert len(list(module.parameters())) == 1
+    np.testing.assert_allclose(made.detach().numpy(), run_onnx(proto, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_imported_is_listed_all_at_once() -> None:
+    proto = parse(
+        'a = Sin (x)  b = Relu (a)  c = Pad <mode = "edge"> (b, p)  d = NonZero (c)  y = Cast <to = 1> (d)',
+        inputs={"x": (3,)},
+        initializers={"p": np.zeros(4, np.int64)},
+    )
+    for node, name in zip(proto.graph.node, ["one", "two", "three", "four", "five"], strict=True):
+        node.name = name
+    with pytest.raises(UnsupportedOpError) as caught:
+        imported(proto)
+    assert str(caught.value) == (
+        "Cannot import 3 nodes: "
+        "Sin 'one': domain '', opset 21, version 7 has no handler, no version is handled; "
+        "Pad 'three': mode='edge', and only 'constant' is handled; "
+        "NonZero 'four': domain '', opset 21, version 13 has no handler, no version is handled. "
+        "Export the model again with other operators in their place, or cut this part off."
+    )
+
+
+def test_another_version_and_another_domain_are_told_apart() -> None:
+    old = parse("y = Softmax (x)", opset=11, inputs={"x": (3,)})
+    with pytest.raises(
+        UnsupportedOpError, match="opset 11, version 11 has no handler, versions handled are 13"
+    ):
+        imported(old)
+    custom = parse("y = Relu (x)", inputs={"x": (3,)})
+    custom.graph.node[0].domain = "my.own"
+    custom.opset_import.append(onnx.helper.make_opsetid("my.own", 3))
+    with pytest.raises(UnsupportedOpError, match=r"domain 'my\.own', opset 3, version 3 has no handler"):
+        imported(custom)
+
+
+def test_an_attribute_that_is_not_handled_is_refused() -> None:
+    proto = parse("y = Relu (x)", inputs={"x": (3,)})
+    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("slope", 1))
+    with pytest.raises(UnsupportedOpError, match=r"attribute 'slope' \(found 1\) is not handled"):
+        imported(proto)
+
+
+def test_every_registered_version_is_one_of_the_schema() -> None:
+    history = {(s.name, s.since_version) for s in onnx.defs.get_all_schemas_with_history() if s.domain == ""}
+    assert {(op, v) for op, versions in supported().items() for v in versions} <= history
+
+
+def test_the_importer_does_not_load_onnx_runtime() -> None:
+    program = "import sys, mpqtool.importer; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from compare import assert_equivalent, run_onnx
+from importing import parse
+from mpqtool.passes.errors import ModelError
+
+from mpqtool.importer import import_graph, write_parameters
+
+
+@pytest.fixture
+def model(rng: np.random.Generator) -> ir.Model:
+    arrays = {"w": rng.normal(size=(4, 3)).astype(np.float32), "b": rng.normal(size=4).astype(np.float32)}
+    return ir.from_proto(parse("y = Gemm <transB = 1> (x, w, b)", inputs={"x": (3,)}, initializers=arrays))
+
+
+def test_onnx_runtime_then_gives_what_torch_gives(model: ir.Model, rng: np.random.Generator) -> None:
+    module = import_graph(model)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(-3)
+    count = write_parameters(model, {k: v.detach().numpy() for k, v in module.named_parameters()})
+
+    x = rng.normal(size=(5, 3)).astype(np.float32)
+    assert count == 2
+    assert_equivalent(
+        run_onnx(model, {"x": x}),
+        {"y": module(torch.from_numpy(x))[0].detach().numpy()},
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_array_is_copied_and_cast(model: ir.Model, dtype: type[np.floating]) -> None:
+    bias = np.arange(4, dtype=dtype)
+    write_parameters(model, {"b": bias})
+    bias[:] = 9
+    written = model.graph.initializers["b"].const_value
+    assert written is not None
+    assert (written.dtype, written.numpy().tolist()) == (ir.DataType.FLOAT, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("other", (4,), "Cannot write 'other': the model has no such initializer"),
+        ("b", (5,), r"Cannot write 'b': its shape is \[5\], and the initializer's is \[4\]"),
+        ("b", (4, 1), r"its shape is \[4, 1\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    model: ir.Model, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    before = model.graph.initializers["w"].const_value
+    with pytest.raises(ModelError, match=message):
+        write_parameters(model, {"w": np.zeros((4, 3), np.float32), name: np.zeros(shape, np.float32)})
+    assert model.graph.initializers["w"].const_value is before

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from compare import assert_equivalent, run_onnx
+from mpqtool.passes.normalize import RewriteReduceMeanPass
+from onnx_text import ops, parse
+
+
+def _mean(keepdims: int = 1, shape: str = "n,3,4,5") -> str:
+    out = "a,b,c,d"[: len(shape)] if keepdims else "a,b"
+    return f"net (float[{shape}] x) => (float[{out}] y) {{ y = ReduceMean<keepdims={keepdims}>(x, axes) }}"
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [3, 2], [-1, -2], [2, -1]], ids=str)
+@pytest.mark.parametrize(
+    ("keepdims", "expected"), [(1, ["GlobalAveragePool"]), (0, ["GlobalAveragePool", "Flatten"])]
+)
+def test_fires(rng: np.random.Generator, axes: list[int], keepdims: int, expected: list[str]) -> None:
+    weights = {"axes": np.array(axes, np.int64)}
+    feeds = {"x": rng.normal(size=(2, 3, 4, 5)).astype(np.float32)}
+    before = run_onnx(parse(_mean(keepdims), weights), feeds)
+
+    result = RewriteReduceMeanPass()(parse(_mean(keepdims), weights))
+
+    assert result.modified
+    assert ops(result.model) == expected
+    after = run_onnx(result.model, feeds)
+    assert after["y"].shape == before["y"].shape
+    assert_equivalent(before, after, rtol=1e-6, atol=1e-6)  # a sum of 20 in another order
+    assert not RewriteReduceMeanPass()(result.model).modified
+
+
+def test_one_spatial_axis_is_a_pool_too() -> None:
+    result = RewriteReduceMeanPass()(parse(_mean(shape="n,3,4"), {"axes": np.array([-1])}))
+    assert ops(result.model) == ["GlobalAveragePool"]
+
+
+@pytest.mark.parametrize(
+    ("text", "axes"),
+    [
+        pytest.param(_mean(), [1], id="other-axes"),
+        pytest.param(_mean(), [1, 2, 3], id="channels-too"),
+        pytest.param(_mean(), [3], id="one-of-two"),
+        pytest.param(_mean(shape="n,3"), [1], id="rank-2"),
+        pytest.param(
+            _mean().replace("x) =>", "x, int64[2] a) =>").replace("axes", "a"), [1], id="not-constant"
+        ),
+        pytest.param(
+            _mean().replace("{ y", "{ r = Relu(x) y").replace("(x, axes)", "(r, axes)"),
+            [2, 3],
+            id="rank-unknown",
+        ),
+    ],
+)
+def test_leaves_alone(text: str, axes: list[int]) -> None:
+    assert not RewriteReduceMeanPass()(parse(text, {"axes": np.array(axes, np.int64)})).modified

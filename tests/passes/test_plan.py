@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpqtool.passes.errors import PlanError
+from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
+
+_scales = st.floats(min_value=1e-30, max_value=1e30, allow_nan=False)
+
+
+@st.composite
+def _weights(draw: st.DrawFn, name: str) -> WeightQuant:
+    grid = draw(st.sampled_from(Grid))
+    widths = st.integers(0, 8) if grid is Grid.ODD else st.sampled_from([0, 2, 3, 4, 5, 6, 7, 8])
+    bits = tuple(draw(st.lists(widths, min_size=1, max_size=6)))
+    scale = draw(st.none() | st.tuples(*[_scales] * len(bits)))
+    return WeightQuant(name=name, bits=bits, grid=grid, scale=scale)
+
+
+@st.composite
+def _activations(draw: st.DrawFn, name: str) -> ActivationQuant:
+    bits = draw(st.integers(1, 8))
+    scale = draw(st.none() | _scales)
+    zero_point = draw(st.none() | st.integers(0, 2**bits - 1))
+    return ActivationQuant(name=name, bits=bits, scale=scale, zero_point=zero_point)
+
+
+@st.composite
+def _plans(draw: st.DrawFn) -> Plan:
+    names = st.lists(st.text(min_size=1), unique=True, max_size=5)
+    return Plan(
+        weights=tuple(draw(_weights(name)) for name in draw(names)),
+        activations=tuple(draw(_activations(name)) for name in draw(names)),
+    )
+
+
+@settings(deadline=None)
+@given(_plans())
+def test_json_gives_the_same_plan_back(plan: Plan) -> None:
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@settings(deadline=None)
+@given(_plans())
+def test_json_has_one_line_per_tensor(plan: Plan) -> None:
+    lines = plan.to_json().splitlines()
+    rows = [line for line in lines if line.lstrip().startswith('{"name"')]
+    assert len(rows) == len(plan.weights) + len(plan.activations)
+
+
+@settings(deadline=None)
+@given(_plans())
+def test_entries_are_found_by_name(plan: Plan) -> None:
+    assert [plan.weight(entry.name) for entry in plan.weights] == list(plan.weights)
+    assert [plan.activation(entry.name) for entry in plan.activations] == list(plan.activations)
+    assert plan.weight("\0 no such name") is None
+    assert plan.activation("\0 no such name") is None
+
+
+def _weight(**changes: Any) -> dict[str, Any]:
+    return {"name": "w", "bits": [2, 4], "grid": "odd", "scale": [0.5, 0.25], **changes}
+
+
+def _activation(**changes: Any) -> dict[str, Any]:
+    return {"name": "x", "bits": 4, "scale": 0.5, "zero_point": 3, "tie": None, **changes}
+
+
+def _text(weights: list[Any] | None = None, activations: list[Any] | None = None, **more: Any) -> str:
+    body = {
+        "schema_version": 1,
+        "weights": [_weight()] if weights is None else weights,
+        "activations": [_activation()] if activations is None else activations,
+        **more,
+    }
+    return json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("not json", "Invalid JSON", id="not-json"),
+        pytest.param(
+            _text(weights=[_weight(bits=[9, 2])]),
+            r"weights.0.bits.0: .*less than or equal to 8, found 9",
+            id="bits-9",
+        ),
+        pytest.param(
+            _text(weights=[_weight(bits=[-1, 2])]),
+            r"greater than or equal to 0, found -1",
+            id="bits-negative",
+        ),
+        pytest.param(_text(weights=[_weight(bits=[], scale=None)]), "bits is empty", id="no-kernels"),
+        pytest.param(
+            _text(weights=[_weight(scale=[0.5])]), "one entry per kernel, got 2 and 1", id="lengths-differ"
+        ),
+        pytest.param(_text(weights=[_weight(scale=[0.5, 0])]), "greater than 0, found 0", id="scale-0"),
+        pytest.param(_text(weights=[_weight(grid="even")]), "'odd'.*found 'even'", id="grid"),
+        pytest.param(
+            _text(weights=[_weight(grid="signed", bits=[1, 2])]),
+            "signed grid has no 1-bit",
+            id="signed-1-bit",
+        ),
+        pytest.param(_text(weights=[_weight(), _weight()]), "listed twice: w", id="twice"),
+        pytest.param(_text(weights=[_weight(axis=0)]), "axis", id="unknown-field"),
+        pytest.param(
+            _text(activations=[_activation(bits=0)]),
+            "greater than or equal to 1, found 0",
+            id="activation-0-bits",
+        ),
+        pytest.param(
+            _text(activations=[_activation(zero_point=16)]), "0 to 15 at 4 bits, got 16", id="zero-point"
+        ),
+        pytest.param(
+            _text(activations=[_activation(scale=-1)]), "greater than 0, found -1", id="scale-negative"
+        ),
+        pytest.param(
+            _text(activations=[_activation(tie="t"), _activation(name="y", scale=0.3, tie="t")]),
+            "scales of tie 't' must be powers of two of each other, got 0.5, 0.3",
+            id="tie",
+        ),
+        pytest.param(_text(schema_version=2), "schema_version: .*found 2", id="schema"),
+        pytest.param("{}", "weights: Field required", id="empty"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message) as caught:
+        Plan.from_json(text, source="'plan.json'")
+    assert str(caught.value).startswith("Cannot use 'plan.json': ")
+    assert "\n" not in str(caught.value)
+
+
+def test_ties_may_differ_by_powers_of_two_and_be_open() -> None:
+    rows = [
+        _activation(name=name, scale=scale, tie="t")
+        for name, scale in zip("abc", (0.3, 0.075, None), strict=True)
+    ]
+    plan = Plan.from_json(_text(activations=rows))
+    assert [entry.tie for entry in plan.activations] == ["t"] * 3
+
+
+def test_a_plan_is_frozen() -> None:
+    plan = Plan.from_json(_text())
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        plan.weights[0].bits = (8, 8)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "complete"),
+    [
+        pytest.param({}, {}, True, id="all"),
+        pytest.param({"scale": None}, {}, False, id="weight-scale"),
+        pytest.param({}, {"scale": None}, False, id="activation-scale"),
+        pytest.param({}, {"zero_point": None}, False, id="zero-point"),
+    ],
+)
+def test_complete_means_every_number(
+    weight: dict[str, Any], activation: dict[str, Any], complete: bool
+) -> None:
+    plan = Plan.from_json(_text([_weight(**weight)], [_activation(**activation)]))
+    assert plan.is_complete is complete
+
+
+def test_replacing_checks_anew() -> None:
+    plan = Plan.from_json(_text())
+    other = plan.activations[0].model_copy(update={"bits": 8})
+    assert plan.replaced(activations=[other]).activations == (other,)
+    assert plan.replaced(activations=[other]).weights == plan.weights
+    with pytest.raises(pydantic.ValidationError, match="listed twice"):
+        plan.replaced(weights=plan.weights * 2)
+
+
+def test_a_plan_file(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(PlanError, match=r"Cannot read plan '.*plan.json': No such file"):
+        Plan.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match="it is not UTF-8 text"):
+        Plan.load(path)
+    path.write_text(_text(), encoding="utf-8")
+    assert Plan.load(path) == Plan.from_json(_text())

@@ -1,0 +1,36 @@
+"""README.md says what is true."""
+
+from __future__ import annotations
+
+import re
+
+from click.testing import CliRunner
+from support_table import README, with_table
+
+from mpqtool.cli import cli
+
+TEXT = README.read_text()
+SHELL = re.findall(r"^```sh\n(.*?)^```", TEXT, re.S | re.M)
+
+
+def test_support_table_is_the_registry() -> None:
+    assert with_table(TEXT) == TEXT, "run: python tests/support_table.py"
+
+
+def test_first_two_blocks_are_the_two_commands() -> None:
+    main, tests = SHELL[:2]
+    assert main.splitlines() == [
+        "python3 -m venv .venv",
+        ". .venv/bin/activate",
+        "pip install .",
+        "mpqtool quantize examples/digits.onnx --method impq",
+    ]
+    assert tests.splitlines() == [". .venv/bin/activate", "pip install -e '.[test]'", "pytest"]
+
+
+def test_every_command_and_option_named_exists() -> None:
+    assert set(re.findall(r"^\| `mpqtool (\w+)", TEXT, re.M)) == set(cli.commands or cli.list_commands(None))  # type: ignore[arg-type]
+    runner = CliRunner(env={"COLUMNS": "200"})
+    shown = "".join(runner.invoke(cli, [name, "--help"]).stdout for name in ("quantize", "lower", "verify"))
+    for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)) - {"--help"}:
+        assert option in shown, option

@@ -1,0 +1,101 @@
+"""The log, the lines and the bar of a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpqtool.reporter import Reporter
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _events(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_events_before_open_are_kept(tmp_path: pathlib.Path) -> None:
+    reporter = Reporter(silent=True)
+    reporter.event("early", n=1)
+    reporter.open(tmp_path / "run" / "log.jsonl")
+    reporter.event("late", loss=np.float32(0.5), codes=np.arange(2), where=tmp_path)
+    reporter.close()
+    early, late = _events(tmp_path / "run" / "log.jsonl")
+    assert (early["event"], early["n"]) == ("early", 1)
+    assert (late["loss"], late["codes"], late["where"]) == (0.5, [0, 1], str(tmp_path))
+
+
+def test_open_appends_and_drops_what_a_kill_left(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "before"}\n{"event": "ha')
+    reporter = Reporter(silent=True)
+    reporter.open(path)
+    reporter.event("after")
+    assert [event["event"] for event in _events(path)] == ["before", "after"]
+    reporter.close()
+
+
+def test_lines_without_a_terminal() -> None:
+    stream = io.StringIO()
+    reporter = Reporter(stream=stream)
+    with reporter.progress(3, "training") as progress:
+        reporter.say("epoch [1]")
+        progress.advance(accuracy=97.5)
+    reporter.warn("no labels")
+    assert stream.getvalue() == "epoch [1]\nwarning: no labels\n"
+
+
+def test_warnings_are_logged(tmp_path: pathlib.Path) -> None:
+    reporter = Reporter(stream=io.StringIO())
+    reporter.open(tmp_path / "log.jsonl")
+    reporter.warn("no labels")
+    reporter.close()
+    assert _events(tmp_path / "log.jsonl")[0]["text"] == "no labels"
+
+
+def test_silent_goes_to_logging(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(silent=True)
+    with caplog.at_level("INFO", "mpqtool"), reporter.progress(1, "x") as progress:
+        progress.advance()
+        reporter.say("hello 100 %")
+        reporter.warn("careful")
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("INFO", "hello 100 %"), ("WARNING", "careful"),
+    ]  # fmt: skip
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bar_on_a_terminal_shows_columns_and_nests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = _Terminal()
+    reporter = Reporter(stream=stream)
+    with reporter.progress(4, "search") as outer:
+        outer.advance(weights_eff=3.456, activations_eff=6.0, top1=None)
+        with reporter.progress(2, "iteration 1") as inner:
+            inner.advance(2)
+            reporter.say("a line [between]")
+        outer.advance(top1=97.25)
+    shown = stream.getvalue()
+    for text in (
+        "search",
+        "iteration 1",
+        "W 3.46",
+        "A 6.00",
+        "top1 -",
+        "top1 97.25",
+        "a line [between]",
+        "2/4",
+    ):
+        assert text in shown
+    with reporter.progress(1, "again") as progress:  # the first bar is gone, another can be made
+        progress.advance()
+    assert "again" in stream.getvalue()
