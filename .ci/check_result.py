@@ -9,15 +9,12 @@ import sys
 
 def main(path: str) -> int:
     r = json.loads(pathlib.Path(path).read_text())
+    weights_eff, activations_eff = r["bits"]["weights_eff"], r["bits"]["activations_eff"]
     drop = r["metric"]["float"] - r["metric"]["integer"]
     owed, stored = r["bytes"]["weights_owed"], r["bytes"]["weights_stored"]
     checks = [
-        ("effective weight bits, at most 3", r["bits"]["weights_eff"], r["bits"]["weights_eff"] <= 3.0),
-        (
-            "effective activation bits, at most 6",
-            r["bits"]["activations_eff"],
-            r["bits"]["activations_eff"] <= 6,
-        ),
+        ("effective weight bits, at most 3", weights_eff, weights_eff <= 3.0),
+        ("effective activation bits, at most 6", activations_eff, activations_eff <= 6),
         ("points lost to float, at most 1", drop, drop <= 1.0),
         ("verified", r["verify"]["passed"], r["verify"]["passed"] is True),
         ("codes different, none", r["verify"]["codes_different"], r["verify"]["codes_different"] == 0),

@@ -7,29 +7,25 @@ from __future__ import annotations
 
 __all__ = ["export_onnx", "import_onnx", "inspect", "lower", "quantize", "verify"]
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError, ModelError, OptionError
+from .errors import ModelError, OptionError
 from .options import TARGETS, QuantizeOptions
 from .reporter import Reporter
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     import torch
 
     from mpqtool.runtime.verify import VerifyResult
 
-    from .data import Split
     from .result import Result
 
 Path = str | os.PathLike[str]
 
 _BATCH = 256
-_NOISE_SAMPLES = 256
 
 
 def import_onnx(path: Path) -> torch.fx.GraphModule:
@@ -162,12 +158,13 @@ def verify(
     from mpqtool.passes.load import load_model
     from mpqtool.runtime import verify as engine
 
+    from .samples import samples_for
     from .simulate import simulator_from_qdq
 
     reporter = reporter or Reporter(silent=True)
     qdq = load_model(against)
     load_model(int_path)  # says what is wrong with the file before anything long begins
-    split = _samples(pathlib.Path(int_path), qdq, data, reporter)
+    split = samples_for(pathlib.Path(int_path), qdq, data, reporter)
     simulate = simulator_from_qdq(against)
     batches = -(-len(split) // _BATCH)
     with reporter.progress(batches, "verify") as progress:
@@ -206,71 +203,3 @@ def export_onnx(
     from .export import export_onnx as engine
 
     return engine(model, out, inputs=inputs, arguments=arguments, weights=weights)
-
-
-def input_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
-    """Name and shape of every input, None where a size is free.
-
-    Raises:
-        ModelError: An input has no shape.
-    """
-    shapes = {}
-    for value in model.graph.inputs:
-        if value.shape is None:
-            raise ModelError(f"Input {value.name!r} of the model has no shape; export it with one")
-        shapes[str(value.name)] = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return shapes
-
-
-def _samples(int_path: pathlib.Path, model: ir.Model, data: Path | None, reporter: Reporter) -> Split:
-    from .data import load_data
-
-    shapes = input_shapes(model)
-    if data is not None:
-        return load_data(data, inputs=shapes).test
-    recorded = _recorded_data(int_path)
-    if recorded is not None:
-        try:
-            split = load_data(recorded.pop("spec"), inputs=shapes, **recorded).test
-        except (DataError, OptionError) as error:
-            reporter.warn(f"the data of the run is not there any more: {error}")
-        else:
-            reporter.say("data: the test split of the run that made the file")
-            return split
-    return _noise(shapes, reporter)
-
-
-def _recorded_data(int_path: pathlib.Path) -> dict[str, Any] | None:
-    """Read from ``result.json`` beside the file which data the run had."""
-    try:
-        content = json.loads((int_path.parent / "result.json").read_text())
-        spec, settings = content["data"]["spec"], content["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(spec, str) or not isinstance(settings, dict):
-        return None
-    recorded: dict[str, Any] = {"spec": spec}
-    recorded |= {key: settings.get(key) for key in ("resize", "mean", "std")}
-    return recorded
-
-
-def _noise(shapes: Mapping[str, Sequence[int | None]], reporter: Reporter) -> Split:
-    import numpy as np
-
-    from .data import Split
-
-    free = [name for name, shape in shapes.items() if None in shape[1:]]
-    if free:
-        raise DataError(
-            f"Input {free[0]!r} has a free size beside the samples, so noise has no shape; pass --data"
-        )
-    reporter.warn(
-        f"no data: verifying on {_NOISE_SAMPLES} samples of seeded noise; pass --data for real ones"
-    )
-    rng = np.random.default_rng(0)
-    return Split(
-        {
-            name: rng.standard_normal((_NOISE_SAMPLES, *(size or 1 for size in shape[1:])), dtype=np.float32)
-            for name, shape in shapes.items()
-        }
-    )

@@ -7,14 +7,10 @@ __all__ = ["emit"]
 import dataclasses
 import pathlib
 import time
-from typing import Any
-
 import torch
-from numpy.typing import NDArray
 
 from mpqtool.passes import pipelines
 from mpqtool.passes.load import save_model
-from mpqtool.passes.metadata import SUFFIX
 from mpqtool.passes.place import islands
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
@@ -65,23 +61,13 @@ def emit(job: Job, finished: Finished) -> Result:
 
 def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> VerifyResult:
     """Hold the emitted file against the network it was trained as."""
-    simulation.eval()
-    test, inputs = job.data.test, list(job.data.test.inputs)
-    results = [str(value.name) for value in job.folded.graph.outputs]
-
-    def simulate(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-        given = {name.removesuffix(SUFFIX): tensor for name, tensor in tensors.items() if name not in inputs}
-        codes, outputs = simulation.codes(*(tensors[name] for name in inputs), given=given)
-        named = {name + SUFFIX: code for name, code in codes.items()} | dict(zip(results, outputs, strict=True))
-        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
-
+    test = job.data.test
     with job.reporter.progress(-(-len(test) // BATCH), "verifying") as progress:
         return verify(
             path,
             job.out / rundir.QDQ,
             test.batches(BATCH),
-            simulate=simulate,
+            simulate=simulation.eval().on_arrays(job.folded),
             labels=test.labels,
             on_batch=progress.advance,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["find"]
+__all__ = ["OPERATORS"]
 
 from collections.abc import Callable
 from typing import Any
@@ -149,7 +149,7 @@ def _unpack(grid: Grid) -> NodeRun:
     return run
 
 
-_OPERATORS: dict[tuple[str, str], NodeRun] = {
+OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
     ("", "QLinearConv"): _qlinear_conv,
@@ -172,10 +172,3 @@ _OPERATORS: dict[tuple[str, str], NodeRun] = {
     **{(DOMAIN, name): _unpack(grid) for grid, name in UNPACK.items()},
 }
 """(domain, operator) -> function of the node and its input arrays, giving the first output."""
-
-
-def find(node: ir.Node, inputs: list[Any]) -> NodeRun | None:
-    """What computes the first output of a node from its input arrays; None where that is left to float."""
-    if node.op_type == "MaxPool" and inputs[0].dtype != np.uint8:
-        return None
-    return _OPERATORS.get((node.domain, node.op_type))

@@ -84,10 +84,10 @@ def concat(parts: Sequence[tuple[U8, np.float32, int]], y_scale: np.float32, y_z
 
 
 def max_pool(
-    x: U8, window: Sequence[int], *, strides: Sequence[int], pads: Sequence[int],
+    x: NDArray[Any], window: Sequence[int], *, strides: Sequence[int], pads: Sequence[int],
     dilations: Sequence[int], ceil_mode: bool,
-) -> U8:  # fmt: skip
-    """MaxPool on codes; what is padded is the smallest code, 0, and never wins."""
+) -> NDArray[Any]:  # fmt: skip
+    """MaxPool on codes or real values; what is padded is the smallest there is, and never wins."""
     rank = len(window)
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
     around = []
@@ -100,9 +100,10 @@ def max_pool(
                 steps -= 1
             after = max(after, steps * strides[i] + spans[i] - size - before)
         around.append((before, after))
-    padded = np.pad(x, [(0, 0), (0, 0), *around]) if any(map(any, around)) else x
+    least = 0 if x.dtype == np.uint8 else -np.inf
+    padded = np.pad(x, [(0, 0), (0, 0), *around], constant_values=least) if any(map(any, around)) else x
     sizes = [(padded.shape[2 + i] - spans[i]) // strides[i] + 1 for i in range(rank)]
-    best: U8 | None = None
+    best: NDArray[Any] | None = None
     for offset in np.ndindex(*window):
         taken: list[Any] = []
         for o, d, n, s in zip(offset, dilations, sizes, strides, strict=True):

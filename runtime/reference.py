@@ -110,7 +110,7 @@ class Reference:
         }
 
     def _compute(self, node: ir.Node, inputs: list[Any]) -> Iterable[Array]:
-        run = integer_ops.find(node, inputs)
+        run = integer_ops.OPERATORS.get((node.domain, node.op_type))
         if run is not None:
             return (run(node, inputs),)
         return float_ops.run(node, inputs, self._opset)

@@ -25,7 +25,7 @@ from .session import LEVELS, make_session
 from .tally import Tally, TensorResult
 
 Array = NDArray[Any]
-Simulation = Callable[..., Mapping[str, Array]]
+Simulation = Callable[[dict[str, Array]], Mapping[str, Array]]
 _QDQ_LEVEL = "disabled"
 """The QDQ file as written: at higher levels ONNX Runtime replaces its operators by others."""
 
@@ -100,8 +100,8 @@ def verify(
         int_path: The integer file.
         qdq_path: The QDQ file it was made of.
         batches: Graph inputs by name; about 250 samples each are fast.
-        simulate: Gives the codes of every quantized value, by name ``v.codes``; called with the feeds,
-            and where float operators make codes also with a dict of these codes, to go on from.
+        simulate: Gives the codes of every quantized value, by name ``v.codes``, from the feeds. Among
+            these are also codes to go on from, where float operators make them, under their names.
         labels: Class of each sample, in the order of the batches.
         levels: Optimisation levels, keys of ``session.LEVELS``.
         provider: Key of ``session.PROVIDERS``, or ``auto``.
@@ -175,7 +175,7 @@ class _Run:
         islands = self.reference.islands
         given = {name: shown[top].result()[name] for name in islands} if islands else {}
         expected = self.reference.run(feeds, given)
-        simulated = {**self.simulate(feeds, *([given] if given else []))} if self.simulate else None
+        simulated = {**self.simulate({**feeds, **given})} if self.simulate else None
         found = {level: run.result() for level, run in shown.items()}
         same, other = {f"ort:{top}": found[top]}, []
         for level, values in found.items():

@@ -15,7 +15,7 @@ No pickle is ever loaded.
 
 from __future__ import annotations
 
-__all__ = ["Data", "Split", "default_data", "load_data"]
+__all__ = ["Data", "Shape", "Split", "default_data", "load_data"]
 
 import os
 import pathlib

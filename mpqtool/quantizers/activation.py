@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ActivationQuantizer"]
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,22 +93,24 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: Tensor, zero_point: int, high: int, damping: float
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x, scale)
-        ctx.constants = zero_point, high, damping  # type: ignore[attr-defined]  # the documented way
-        return (torch.round(x / scale).add_(zero_point).clamp_(0, high).sub_(zero_point)).mul_(scale)
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: int, high: int, damping: float
+    ) -> Tensor:
+        v = x / scale
+        y = torch.round(v).clamp_(-zero_point, high - zero_point).mul_(scale)
+        ctx.save_for_backward(v, y, scale)
+        ctx.constants = zero_point, high, damping
+        return y
 
     @staticmethod
-    def backward(  # type: ignore[override]  # one output, one gradient
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, Tensor, None, None, None]:
-        x, scale = ctx.saved_tensors  # type: ignore[attr-defined]
-        zero_point, high, damping = ctx.constants  # type: ignore[attr-defined]
-        low, top = -zero_point, high - zero_point
-        v = x / scale
-        inside = (v > low) & (v < top)
-        # clamp(rint(v)) is n below and p above; inside, subtract v as well.
-        slope = torch.round(v).clamp_(low, top).sub_(v * inside)
-        grad_x = grad * inside if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
-        return grad_x, (grad * slope).sum() * damping, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:  # type: ignore[override]
+        v, y, scale = ctx.saved_tensors
+        zero_point, high, damping = ctx.constants
+        # One fused pass: grad where n < v < p, else 0.
+        grad_x = torch.ops.aten.hardtanh_backward(grad, v, -zero_point, high - zero_point)
+        # sum(grad * d y / d s): y / s is rint(v) inside and n or p outside, where no v is subtracted.
+        slope = _dot(grad, y) / scale - _dot(grad_x, v)
+        return grad_x, slope * damping, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.flatten(), b.flatten())

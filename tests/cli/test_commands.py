@@ -16,6 +16,7 @@ from mpqtool import health
 from mpqtool.cli import cli
 from mpqtool.errors import ModelError
 
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits.onnx"
 COMMANDS = ("quantize", "lower", "verify", "inspect", "export", "report", "doctor")
 
 
@@ -86,6 +87,14 @@ def test_lower_reports_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.
         "path": str(target), "target": "cpu", "bytes": {"qdq": 1500, "integer": 500},
     }  # fmt: skip
     assert "500 bytes (QDQ: 1,500)" in _run("lower", str(source), "-o", str(target)).stdout
+
+
+def test_inspect_shows_layers_and_sums() -> None:
+    shown = " ".join(_run("inspect", str(EXAMPLE)).stdout.split())
+    assert "conv.weight Conv" in shown
+    assert "kind float" in shown
+    assert "operators: Add " in shown
+    assert json.loads(_run("inspect", str(EXAMPLE), "--json").stdout)["kind"] == "float"
 
 
 def test_error_of_a_layer_below_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,12 @@ def test_pools_and_concat() -> None:
     assert islands(model, plan) == []
 
 
+def test_a_relu_behind_a_pool_stands_alone() -> None:
+    model, plan = _place("p = AveragePool<kernel_shape=[2,2]>(x) r = Relu(p) y = Conv(r, w)")
+    assert [(a.name, a.zero_point) for a in plan.activations] == [("x", None), ("p", None), ("y", None)]
+    assert owners(model, plan)["r"] == "p"
+
+
 def test_a_shared_weight_is_listed_once() -> None:
     _, plan = _place("c = Conv(x, w) y = Conv(c, w)")
     assert [entry.name for entry in plan.weights] == ["w"]

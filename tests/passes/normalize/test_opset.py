@@ -51,6 +51,14 @@ def test_knows_the_long_name_of_the_standard_domain() -> None:
     assert ConvertOpsetPass()(model).model.graph.opset_imports[""] == 21
 
 
+@pytest.mark.parametrize("ir_version", [4, 8, 13])
+def test_sets_the_ir_version(ir_version: int) -> None:
+    model = parse("net (float[n,2] x) => (float[n,2] y) { y = Relu(x) }")
+    model.ir_version = ir_version
+    assert ConvertOpsetPass()(model).modified
+    assert model.ir_version == 10
+
+
 @pytest.mark.parametrize("opset", [6, 27])
 def test_refuses_opsets_out_of_range(opset: int) -> None:
     model = parse("net (float[n,2] x) => (float[n,2] y) { y = Relu(x) }")

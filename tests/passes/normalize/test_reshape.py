@@ -103,6 +103,13 @@ def test_a_computed_target_becomes_constant() -> None:
             _VIEW.replace("n,4,3] x", "n,4,3] x, float[m,4,3] q").replace("OF", "q").replace("REST", "-1"),
             id="batch-of-another",
         ),
+        pytest.param(
+            _VIEW.replace("n,4,3] x", "n,s,3] x")
+            .replace("OF", "r")
+            .replace("int64 zero = {0}", "int64 zero = {1}")
+            .replace("REST", "-1"),
+            id="size-of-another-axis",
+        ),
     ],
 )
 def test_leaves_alone(text: str) -> None:

@@ -1,0 +1,70 @@
+"""What fake quantization adds to a training step.
+
+    python benchmarks/training_step.py [--threads 1] [--rounds 10]
+
+ResNet-20 at 28x28, batch 64: a step of the imported float network, of the same with W4A8 quantizers, and
+of the integer simulation that the last epochs train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+
+import torch
+from interleaved import seconds, table
+from torch import nn
+
+import mpqtool
+from mpqtool.importer import import_graph
+from mpqtool.passes import pipelines
+from mpqtool.passes.load import load_model
+from mpqtool.passes.place import place
+from mpqtool.passes.plan import Grid
+from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
+from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.simulate import IntegerSimulation
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    x, label = torch.rand(64, 1, 28, 28), torch.randint(0, 10, (64,))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "resnet20.onnx"
+        mpqtool.export_onnx("mpqtool.zoo:resnet20", path, input_shape=(1, 28, 28), arg={"in_channels": 1})
+        float_model = load_model(path)
+    model = pipelines.normalize(float_model)
+    folded = pipelines.normalize(float_model, fold_batch_norm=True)
+    plan = place(folded, weight_bits=4, activation_bits=8, grid=Grid.ODD)
+
+    def quantized(graph: nn.Module) -> nn.Module:
+        network = attach(graph, plan)
+        parameters = dict(network.named_parameters())
+        for quantizer in weight_quantizers(network):
+            quantizer.fit(parameters[quantizer.name])
+        calibrate(network, [(x,)], activation_quantizers(network))
+        return network
+
+    def step(network: nn.Module) -> None:
+        network.train()
+        nn.functional.cross_entropy(network(x)[0], label).backward()
+        network.zero_grad()
+
+    networks = {
+        "float": import_graph(model),
+        "fake-quantized": quantized(import_graph(model)),
+        "integer simulation": IntegerSimulation(quantized(import_graph(folded))),
+    }
+    things = {name: (lambda network=network: step(network)) for name, network in networks.items()}
+    print(table(seconds(things, rounds=arguments.rounds), reference="float"))
+
+
+if __name__ == "__main__":
+    main()
