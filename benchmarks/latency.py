@@ -1,6 +1,6 @@
 """How fast an integer file is beside its float file, on ONNX Runtime.
 
-    python benchmarks/latency.py model.onnx model.mpq/model.int.onnx [--batch 1] [--threads 1] [--rounds 30]
+python benchmarks/latency.py model.onnx model.mpq/model.int.onnx [--batch 1] [--threads 1] [--rounds 30]
 """
 
 from __future__ import annotations

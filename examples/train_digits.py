@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 import torch
-from mpqtool.runtime.session import make_session
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from mpqtool.export import export_onnx
 from mpqtool.files import replacing
+from mpqtool.runtime.session import make_session
 
 TEST_IMAGES = 360
 EPOCHS, BATCH = 60, 64

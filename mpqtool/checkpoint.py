@@ -37,7 +37,9 @@ def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # One file, so that tensors and state can never be of different epochs.
     path, fresh = folder / _FILE, folder / f"{_FILE}.new"
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
+    }
     save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state)})
     with open(fresh, "rb+") as handle:
         os.fsync(handle.fileno())
@@ -59,7 +61,8 @@ def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
             state = json.loads((opened.metadata() or {})["state"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"Cannot resume from {str(path)!r}: it is not a checkpoint ({error}). Leave --resume out to start anew."
+            f"Cannot resume from {str(path)!r}: it is not a checkpoint ({error}). "
+            "Leave --resume out to start anew."
         ) from None
     return Checkpoint(tensors, state)
 

@@ -7,6 +7,7 @@ __all__ = ["emit"]
 import dataclasses
 import pathlib
 import time
+
 import torch
 
 from mpqtool.passes import pipelines
@@ -21,7 +22,20 @@ from .errors import VerificationError
 from .files import write_text
 from .finish import Finished
 from .job import Job
-from .result import Bits, Bytes, Cost, DataInfo, Metric, ModelInfo, Nodes, Result, ResultFile, Times, Verification
+from .result import (
+    Bits,
+    Bytes,
+    Cost,
+    DataInfo,
+    Island,
+    Metric,
+    ModelInfo,
+    Nodes,
+    Result,
+    ResultFile,
+    Times,
+    Verification,
+)
 from .simulate import IntegerSimulation
 
 
@@ -45,8 +59,8 @@ def emit(job: Job, finished: Finished) -> Result:
         proof = _verify(job, finished.simulation, unproved)
     if not proof.passed:
         raise VerificationError(
-            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes differ between "
-            f"torch, numpy and ONNX Runtime, first in {proof.first_different!r}. This is a fault of mpqtool: "
+            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes differ "
+            f"between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. This is a fault of mpqtool: "
             f"please report it with {str(out / rundir.QDQ)!r}."
         )
     unproved.replace(out / rundir.INT)
@@ -109,7 +123,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         nodes=Nodes(
             integer=facts["nodes"]["integer"], float=facts["nodes"]["float"],
             mac_share_integer=facts["nodes"]["mac_share_integer"],
-            islands=[dataclasses.asdict(island) for island in islands(job.folded, finished.plan)],
+            islands=[Island(**dataclasses.asdict(island)) for island in islands(job.folded, finished.plan)],
         ),
         history=finished.history,
     )  # fmt: skip

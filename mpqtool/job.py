@@ -26,6 +26,7 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import check_fits
 from mpqtool.runtime.predict import predict
+from mpqtool.runtime.session import make_session
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import Data, Split, default_data, load_data
@@ -145,6 +146,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         check_fits(folded, plan)
     network = import_graph(model)
     data = _read_data(path, model, options)
+    _check_normal_form(path, model, data.test)
     if data.held_out:
         reporter.warn("the data has no test split: its last fifth is held out for testing")
     float_outputs = predict(model, data.test.inputs)
@@ -168,13 +170,17 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
         job.reporter.warn(f"nothing to resume in {str(job.out)!r}: starting anew")
         return None
     then, now = checkpoint.state["identity"], job.identity
-    changed = [f"--{name.replace('_', '-')}" for name, value in now["options"].items() if then["options"].get(name) != value]
+    changed = [
+        f"--{name.replace('_', '-')}"
+        for name, value in now["options"].items()
+        if then["options"].get(name) != value
+    ]
     if then["model"] != now["model"]:
         changed.insert(0, "the model")
     if changed:
         raise CheckpointError(
-            f"Cannot resume {str(job.out)!r}: it was begun with another {', '.join(changed)}. Give what it was begun "
-            "with, or leave --resume out to start anew."
+            f"Cannot resume {str(job.out)!r}: it was begun with another {', '.join(changed)}. Give "
+            "what it was begun with, or leave --resume out to start anew."
         )
     return checkpoint
 
@@ -183,8 +189,8 @@ def _read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions) ->
     spec = options.data or default_data(path)
     if spec is None:
         raise DataError(
-            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the samples "
-            "there (arrays named after the model's inputs, `label` for classes), or pass --data."
+            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
+            "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
         )
     return load_data(
         spec,
@@ -216,18 +222,36 @@ def _classes(model: ir.Model) -> int | None:
     return size if isinstance(size, int) and size > 1 else None
 
 
+def _check_normal_form(path: pathlib.Path, model: ir.Model, split: Split) -> None:
+    """Refuse to go on with a graph that does not compute what the file computes."""
+    session = make_session(path)
+    first = session.get_inputs()[0].shape[0]
+    count = first if isinstance(first, int) else min(4, len(split))
+    if count > len(split):
+        raise DataError(
+            f"The model fixes a batch of {count}, and the test split has {len(split)} samples. Give at least {count}."
+        )
+    feeds = {name: array[:count] for name, array in split.inputs.items()}
+    _compare(predict(model, feeds), session.run(None, feeds), "normal form of the network")
+
+
+def _compare(found: list[NDArray[Any]], expected: list[NDArray[Any]], what: str) -> None:
+    for y, reference in zip(found, expected, strict=True):
+        largest = max(float(np.abs(reference).max(initial=0)), 1e-6)
+        worst = float(np.abs(y - reference).max(initial=0)) if y.shape == reference.shape else np.inf
+        if not worst <= _IMPORT_TOLERANCE * largest:
+            raise ModelError(
+                f"The {what} gives outputs that differ from the file's by {worst:g} on the first samples, "
+                f"allowed is {_IMPORT_TOLERANCE * largest:g}. Please report the file; it was not changed."
+            )
+
+
 def _check_import(network: fx.GraphModule, split: Split, expected: list[NDArray[Any]]) -> None:
     """Refuse to train a network that is not the one in the file."""
     network.eval()
     with torch.no_grad():
         got = network(*(torch.from_numpy(array[:16]) for array in split.inputs.values()))
-    for y, reference in zip(got, expected, strict=True):
-        worst = float(np.abs(y.numpy() - reference[:16]).max())
-        if not worst <= _IMPORT_TOLERANCE * max(float(np.abs(reference[:16]).max()), 1e-6):
-            raise ModelError(
-                f"The imported network differs from ONNX Runtime by {worst:g} on the first samples; at most "
-                f"{_IMPORT_TOLERANCE:g} of the largest output is allowed. Please report the file."
-            )
+    _compare([y.numpy() for y in got], [y[:16] for y in expected], "imported network")
 
 
 def _split(train: Split, seed: int) -> tuple[Split, Split]:

@@ -18,6 +18,7 @@ from .options import parse_bits
 from .quantizers.attach import attach
 from .training import Trainer
 
+
 def make_trainer(job: Job, split: Split) -> Trainer:
     """The training loop of a run over one split."""
     return Trainer(

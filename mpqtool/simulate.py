@@ -81,12 +81,12 @@ class Pending:
     def clipped(self, low: float | None, high: float | None) -> Pending:
         lows = [bound for bound in (self.low, low) if bound is not None]
         highs = [bound for bound in (self.high, high) if bound is not None]
-        return dataclasses.replace(
-            self, low=max(lows) if lows else None, high=min(highs) if highs else None
-        )
+        return dataclasses.replace(self, low=max(lows) if lows else None, high=min(highs) if highs else None)
 
     def value(self) -> Tensor:
-        return self.real() if self.low is None and self.high is None else self.real().clamp(self.low, self.high)
+        return (
+            self.real() if self.low is None and self.high is None else self.real().clamp(self.low, self.high)
+        )
 
 
 class IntegerSimulation(nn.Module):
@@ -131,7 +131,7 @@ class IntegerSimulation(nn.Module):
         return codes, outputs
 
     def on_arrays(self, model: ir.Model) -> Simulation:
-        """The simulation as ``verify`` wants it: arrays in by name, codes (``v.codes``) and outputs out by name.
+        """The simulation as ``verify`` wants it: arrays in, codes (``v.codes``) and outputs out, all by name.
 
         Args:
             model: The graph this was imported from, for the names of its inputs and outputs.
@@ -167,7 +167,9 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         result = self._run_node(node)
-        if isinstance(result, Codes) and "onnx_name" in node.meta:  # moved codes; a quantizer's have no name here
+        if (
+            isinstance(result, Codes) and "onnx_name" in node.meta
+        ):  # moved codes; a quantizer's have no name here
             self.quantized[node.meta["onnx_name"]] = result
         return result
 
@@ -261,10 +263,14 @@ def _weighted(
     unit = x.scale * weight.scale
     bias_codes = None if bias is None else round_ste(bias / unit)
     exact = torch.float32 if _largest_sum(x, weight, bias_codes) < _FLOAT32_EXACT else torch.float64
-    operands = [x.centered, weight.codes, *([] if bias_codes is None else [bias_codes])]
-    operands = [operand.to(exact) for operand in operands] + [None] * (bias_codes is None)
     with torch.backends.cudnn.flags(allow_tf32=False):
-        acc = op(*operands, *args, **kwargs).float()
+        acc = op(
+            x.centered.to(exact),
+            weight.codes.to(exact),
+            None if bias_codes is None else bias_codes.to(exact),
+            *args,
+            **kwargs,
+        ).float()
     channels = -1 if weight.codes.ndim == 2 else 1
     shape = [-1 if axis == channels % acc.ndim else 1 for axis in range(acc.ndim)]
     return Pending(
@@ -285,7 +291,7 @@ def _relu(op: Callable[..., Tensor], x: Any) -> Any:
     return _clip(op, x, min=0.0)
 
 
-def _clip(op: Callable[..., Tensor], x: Any, min: Any = None, max: Any = None) -> Any:  # noqa: A002  # torch's names
+def _clip(op: Callable[..., Tensor], x: Any, min: Any = None, max: Any = None) -> Any:  # torch's names
     if isinstance(x, Pending):
         return x.clipped(min, max)
     low, high = (

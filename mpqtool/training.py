@@ -146,9 +146,7 @@ class Trainer:
         order = torch.randperm(len(self.rows), generator=generator)[: self.epoch_samples].tolist()
         # batch_size is the global one: Accelerate gives every process a slice of each batch.
         self.accelerator.dataloader_config.split_batches = self.accelerator.num_processes > 1
-        loader = DataLoader(
-            self.rows, self.batch_size, sampler=order, collate_fn=_as_is, drop_last=True
-        )
+        loader = DataLoader(self.rows, self.batch_size, sampler=order, collate_fn=_as_is, drop_last=True)
         for batch in self.accelerator.prepare(loader):
             yield (batch[:-1], batch[-1]) if self.labeled else (batch, None)
 
@@ -162,7 +160,10 @@ class Trainer:
             taught = self.teacher(*inputs)
         if logits.ndim != 2 or len(outputs) != 1:
             # No class logits: relative squared error, each output in units of its own power.
-            errors = [F.mse_loss(y, t) / t.square().mean().clamp(min=1e-12) for y, t in zip(outputs, taught, strict=True)]
+            errors = [
+                F.mse_loss(y, t) / t.square().mean().clamp(min=1e-12)
+                for y, t in zip(outputs, taught, strict=True)
+            ]
             return torch.stack(errors).sum()
         soft = TEMPERATURE**2 * F.kl_div(
             F.log_softmax(logits / TEMPERATURE, 1),
@@ -177,9 +178,7 @@ class Trainer:
         """Every output of ``module`` in evaluation mode over a split, in graph order."""
         training = module.training
         module.to(self.accelerator.device).eval()
-        outputs: list[tuple[Tensor, ...]] = []
-        for batch in self.batches_of(split):
-            outputs.append(module(*batch))
+        outputs = [module(*batch) for batch in self.batches_of(split)]
         module.train(training)
         return [torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)]
 
@@ -190,7 +189,7 @@ class Trainer:
             yield tuple(part.to(self.accelerator.device) for part in parts)
 
 
-def _as_is(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

@@ -47,9 +47,7 @@ class CifarResNet(nn.Module):
         Input ``(batch, in_channels, height, width)``, output ``(batch, classes)``, float32.
     """
 
-    def __init__(
-        self, blocks: int = 3, *, width: int = 16, in_channels: int = 3, classes: int = 10
-    ) -> None:
+    def __init__(self, blocks: int = 3, *, width: int = 16, in_channels: int = 3, classes: int = 10) -> None:
         super().__init__()
         self.conv = _conv3x3(in_channels, width)
         self.bn = nn.BatchNorm2d(width)
@@ -69,7 +67,8 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.blocks(torch.relu(self.bn(self.conv(x))))
-        return self.fc(torch.flatten(self.pool(y), 1))
+        logits: Tensor = self.fc(torch.flatten(self.pool(y), 1))
+        return logits
 
 
 def resnet20(*, in_channels: int = 3, classes: int = 10) -> CifarResNet:

@@ -41,6 +41,15 @@ MAX_SAFE_PAIR = 2**15 - 1
 """Largest sum of two uint8 x int8 products that CPUs without VNNI add without saturating."""
 
 
+def _f32(numbers: ArrayLike) -> Float:
+    return np.asarray(numbers, np.float32)
+
+
+def _clamped(codes: Float, low: int, high: int) -> NDArray[np.uint8]:
+    clamped: NDArray[np.uint8] = np.clip(codes, low, high).astype(np.uint8)
+    return clamped
+
+
 def code_range(bits: int, grid: Grid) -> tuple[int, int]:
     """Smallest and largest code of a weight of ``bits`` bits; ``(0, 0)`` at 0 bits."""
     if bits == 0:
@@ -52,13 +61,13 @@ def code_range(bits: int, grid: Grid) -> tuple[int, int]:
 
 def quantize(x: ArrayLike, scale: ArrayLike, zero_point: int, low: int, high: int) -> NDArray[np.uint8]:
     """Activation codes: ``clamp(rint(x / scale) + zero_point, low, high)``, as QuantizeLinear computes it."""
-    real = np.asarray(x, np.float32) / np.float32(scale)
-    return np.clip(np.rint(real) + np.float32(zero_point), low, high).astype(np.uint8)
+    codes = np.rint(_f32(x) / _f32(scale)) + np.float32(zero_point)
+    return _clamped(codes, low, high)
 
 
 def dequantize(codes: ArrayLike, scale: ArrayLike, zero_point: int = 0) -> Float:
     """Real values ``scale * (code - zero_point)``, float32."""
-    return (np.asarray(codes, np.int32) - zero_point).astype(np.float32) * np.asarray(scale, np.float32)
+    return (np.asarray(codes, np.int32) - zero_point).astype(np.float32) * _f32(scale)
 
 
 def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: Grid) -> NDArray[np.int8]:
@@ -76,17 +85,18 @@ def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: 
     Returns:
         ``(kernels, ...)``, int8.
     """
-    w = np.asarray(weight, np.float32)
+    w = _f32(weight)
     shape = (-1, *[1] * (w.ndim - 1))
     widths = np.asarray(bits, np.int64)
     ranges = np.array([code_range(int(b), grid) for b in widths], np.float32)
     low, high = ranges[:, 0].reshape(shape), ranges[:, 1].reshape(shape)
-    real = w / np.asarray(scale, np.float32).reshape(shape)
+    real = w / _f32(scale).reshape(shape)
     nearest = np.rint(real)
     if grid is Grid.ODD:
         odd = np.float32(2) * np.floor(real * np.float32(0.5)) + np.float32(1)
         nearest = np.where((widths < 8).reshape(shape), odd, nearest)
-    return np.clip(nearest, low, high).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(nearest, low, high).astype(np.int8)
+    return codes
 
 
 def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: int = 80) -> Float:
@@ -119,26 +129,25 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
 
 def quantize_bias(bias: ArrayLike, x_scale: ArrayLike, w_scale: ArrayLike) -> Int:
     """Bias codes ``rint(bias / (s_x * s_w))``, clamped to int32 (ONNX QLinearConv)."""
-    unit = np.float32(x_scale) * np.asarray(w_scale, np.float32)
-    real = np.rint(np.asarray(bias, np.float32) / unit).astype(np.float64)
+    unit = _f32(x_scale) * _f32(w_scale)
+    real = np.rint(_f32(bias) / unit).astype(np.float64)
     limit = np.iinfo(np.int32)
     return np.clip(real, limit.min, limit.max).astype(np.int32)
 
 
 def multiplier(x_scale: ArrayLike, w_scale: ArrayLike, y_scale: ArrayLike) -> Float:
     """``float32(float32(s_x * s_w) / s_y)``, one per output channel."""
-    return (np.float32(x_scale) * np.asarray(w_scale, np.float32)) / np.float32(y_scale)
+    return (_f32(x_scale) * _f32(w_scale)) / _f32(y_scale)
 
 
 def mean_multiplier(x_scale: ArrayLike, y_scale: ArrayLike, count: int) -> Float:
     """``float32(s_x / float32(s_y * count))``: the multiplier of a sum over ``count`` codes."""
-    return np.float32(x_scale) / (np.float32(y_scale) * np.float32(count))
+    return _f32(x_scale) / (_f32(y_scale) * np.float32(count))
 
 
 def requantize(acc: ArrayLike, factor: ArrayLike, zero_point: int, low: int, high: int) -> NDArray[np.uint8]:
-    """``clamp(rint(float32(acc) * factor) + zero_point, low, high)``; ``factor`` broadcasts against ``acc``."""
-    real = np.rint(np.asarray(acc).astype(np.float32) * np.asarray(factor, np.float32))
-    return np.clip(real + np.float32(zero_point), low, high).astype(np.uint8)
+    """``clamp(rint(float32(acc) * factor) + zero_point, low, high)``; ``factor`` broadcasts."""
+    return _clamped(np.rint(_f32(acc) * _f32(factor)) + np.float32(zero_point), low, high)
 
 
 def add_codes(
@@ -149,11 +158,10 @@ def add_codes(
 
     QLinearAdd equals this where both ratios are powers of two (the zero point goes in before rounding).
     """
-    ratio_a = np.float32(a_scale) / np.float32(y_scale)
-    ratio_b = np.float32(b_scale) / np.float32(y_scale)
-    left = (np.asarray(a, np.float32) - np.float32(a_zero)) * ratio_a
-    right = (np.asarray(b, np.float32) - np.float32(b_zero)) * ratio_b
-    return np.clip(np.rint(left + right + np.float32(y_zero)), low, high).astype(np.uint8)
+    ratio_a, ratio_b = _f32(a_scale) / _f32(y_scale), _f32(b_scale) / _f32(y_scale)
+    left = (_f32(a) - np.float32(a_zero)) * ratio_a
+    right = (_f32(b) - np.float32(b_zero)) * ratio_b
+    return _clamped(np.rint(left + right + np.float32(y_zero)), low, high)
 
 
 def rescale_codes(

@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import onnx_ir as ir
+
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.errors import PassError
 from mpqtool.passes.lower.build import CONTRIB

@@ -7,6 +7,7 @@ __all__ = ["rows", "stored"]
 import math
 
 import onnx_ir as ir
+
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.unpack import DOMAIN

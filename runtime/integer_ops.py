@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
 from mpqtool.passes import arithmetic
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.pack import unpack_codes
 from mpqtool.passes.lower.unpack import DOMAIN, UNPACK
 from mpqtool.passes.plan import Grid
-from numpy.typing import NDArray
 
 from . import kernels
 from .errors import RuntimeFault

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mpqtool.passes import arithmetic
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from mpqtool.passes import arithmetic
 
 U8 = NDArray[np.uint8]
 _CHUNK = 1 << 19

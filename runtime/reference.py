@@ -15,9 +15,10 @@ from typing import Any
 
 import onnx_ir as ir
 import threadpoolctl  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
 from mpqtool.passes import metadata
 from mpqtool.passes.values import array
-from numpy.typing import NDArray
 
 from . import float_ops, integer_ops
 from .errors import RuntimeFault

@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from numpy.typing import NDArray
+
 from mpqtool.passes.errors import PassError
 from mpqtool.passes.lower.names import NameCodesPass
 from mpqtool.passes.pipelines import lower
-from numpy.typing import NDArray
 
 from .errors import RuntimeFault
 from .reference import Reference

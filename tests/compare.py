@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from mpqtool.runtime.session import make_session
 from numpy.typing import NDArray
+
+from mpqtool.runtime.session import make_session
 
 
 def run_onnx(

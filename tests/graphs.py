@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["calibrated", "normal", "residual_cnn"]
+__all__ = ["calibrated", "normal", "quantized", "residual_cnn"]
 
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from compare import run_onnx
-from mpqtool.passes.pipelines import normalize
-from mpqtool.passes.place import place
-from mpqtool.passes.plan import ActivationQuant, Grid, Plan
 from numpy.typing import NDArray
 from onnx_text import parse
+
+from mpqtool.passes.pipelines import normalize, quantize
+from mpqtool.passes.place import place
+from mpqtool.passes.plan import ActivationQuant, Grid, Plan
 
 
 def normal(text: str, initializers: dict[str, NDArray[Any]] | None = None) -> ir.Model:
@@ -83,6 +84,14 @@ def calibrated(
     return plan.replaced(
         activations=[_calibrate(a, values[a.name], anchors, tied=tied) for a in plan.activations]
     )
+
+
+def quantized(
+    text: str, weights: dict[str, NDArray[Any]], feeds: dict[str, NDArray[Any]], **options: Any
+) -> ir.Model:
+    """The QDQ model of a text; ``options`` of ``calibrated``."""
+    model = normal(text, weights)
+    return quantize(model, calibrated(model, feeds, **options))
 
 
 def _calibrate(

@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from graphs import calibrated, normal
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
-from numpy.typing import NDArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Case:
         bits = [(w.name, w.bits, str(w.grid)) for w in self.plan.weights]
         acts = [(a.name, a.bits, a.zero_point, a.tie) for a in self.plan.activations]
         return f"{self.text}\n{bits}\n{acts}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # else Hypothesis prints every number
 
 
 class _Builder:
@@ -151,7 +155,7 @@ def _depthwise(draw: st.DrawFn, b: _Builder) -> None:
 def _max_pool(draw: st.DrawFn, b: _Builder) -> None:
     stride = draw(st.integers(1, 2))
     ones = [1] * len(b.spatial)
-    pads = [draw(st.integers(0, 1)) for _ in ones * 2]
+    pads = [draw(st.integers(0, 1)) if min(b.spatial) > 1 else 0 for _ in ones * 2]
     ceil_mode = draw(st.integers(0, 1)) if not any(pads) else 0
     sizes = []
     for i, size in enumerate(b.spatial):

@@ -9,12 +9,12 @@ import onnx_ir as ir
 import pytest
 import torch
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.load import load_model
-from mpqtool.passes.pipelines import normalize
 from torch import nn
 
 from mpqtool.export import export_onnx
 from mpqtool.importer import import_graph, write_parameters
+from mpqtool.passes.load import load_model
+from mpqtool.passes.pipelines import normalize
 from mpqtool.zoo import resnet20
 
 

@@ -148,8 +148,9 @@ class Impq:
             reason = "target met" if excess <= 0 else "no group left" if not groups else "accuracy"
             self.reporter.event("phase_end", phase=state.phase, reason=reason, **self._bits())
             if reason == "accuracy":
+                bits = self._bits()[f"{state.phase}_eff"]
                 self.reporter.warn(
-                    f"{state.phase} stay at {self._bits()[f'{state.phase}_eff']:.2f} bits: fewer cost more than "
+                    f"{state.phase} stay at {bits:.2f} bits: fewer cost more than "
                     f"{self.settings.max_drop:g} points on held-out data"
                 )
             self._next_phase("activations" if state.phase == "weights" else "done")
@@ -301,9 +302,7 @@ class _Activation:
         self.quantizer.bits -= 1
 
 
-def _prefix(
-    ranked: list[_Kernel | _Activation], allowed: int, excess: float
-) -> list[_Kernel | _Activation]:
+def _prefix(ranked: list[_Kernel | _Activation], allowed: int, excess: float) -> list[_Kernel | _Activation]:
     """The first ``allowed`` groups, or fewer if those already give up ``excess`` bits."""
     chosen: list[_Kernel | _Activation] = []
     for group in ranked[:allowed]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+from torch.nn.grad import conv3d_weight
 
 from mpqtool.importer.conv import padded_conv
 from mpqtool.importer.window import torch_pads
@@ -72,7 +73,11 @@ def noise_gains(
         tape = _Tape(graph_module)
         result = tape.run(*batch)
         for probe in range(probes):
-            scalar = _folded_margins(result[0], floor, generator) if from_classes else _folded_outputs(result, generator)
+            scalar = (
+                _folded_margins(result[0], floor, generator)
+                if from_classes
+                else _folded_outputs(result, generator)
+            )
             grads = torch.autograd.grad(
                 scalar, [out for _, out in tape.recorded], retain_graph=probe + 1 < probes, allow_unused=True
             )
@@ -134,7 +139,10 @@ class _WeightUse:
         In evaluation mode samples do not interact, so the gradient of sample n's output is its own.
         """
         if self.geometry is None:
-            rows, inputs = grad.reshape(len(grad), -1, grad.shape[-1]), self.x.reshape(len(grad), -1, self.x.shape[-1])
+            rows, inputs = (
+                grad.reshape(len(grad), -1, grad.shape[-1]),
+                self.x.reshape(len(grad), -1, self.x.shape[-1]),
+            )
             if rows.shape[1] == 1:  # one row a sample: the gradient is an outer product
                 return (rows[:, 0].square() * inputs[:, 0].square().sum(1, keepdim=True)).sum(0)
             return torch.einsum("nlo,nlk->nok", rows, inputs).square().sum((0, 2))
@@ -144,7 +152,9 @@ class _WeightUse:
         chunk = max(1, _CHUNK_ELEMENTS // columns_per_sample)
         total = torch.zeros(self.kernel[0], device=grad.device)
         for x, g in zip(self.x.split(chunk), grad.split(chunk), strict=True):
-            columns = _unfold(x, self.kernel, self.geometry).view(len(x), self.groups, -1, math.prod(g.shape[2:]))
+            columns = _unfold(x, self.kernel, self.geometry).view(
+                len(x), self.groups, -1, math.prod(g.shape[2:])
+            )
             per_group = g.reshape(len(g), self.groups, -1, columns.shape[-1])
             per_sample = torch.einsum("ngol,ngkl->ngok", per_group, columns)
             total += per_sample.square().sum((0, 3)).flatten()
@@ -155,7 +165,7 @@ class _WeightUse:
         stride, padding, dilation = self.geometry
         total = torch.zeros(self.kernel[0], device=grad.device)
         for x, g in zip(self.x.split(1), grad.split(1), strict=True):
-            gradient = torch.nn.grad.conv3d_weight(x, self.kernel, g, stride, padding, dilation, self.groups)
+            gradient = conv3d_weight(x, self.kernel, g, stride, padding, dilation, self.groups)
             total += gradient.square().flatten(1).sum(1)
         return total
 
@@ -207,7 +217,8 @@ def _weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str,
     names = ("bias", "stride", "padding", "dilation", "groups")
     given = dict(zip(names, args[2:], strict=False)) | kwargs
     stride, padding, dilation = (
-        _tuple(given.get(key, default), rank) for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+        _tuple(given.get(key, default), rank)
+        for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
     )
     return _WeightUse(name, x, tuple(weight.shape), int(given.get("groups", 1)), (stride, padding, dilation))
 

@@ -14,7 +14,9 @@ from mpqtool.passes.plan import ActivationQuant
 
 
 class ActivationQuantizer(nn.Module):
-    """Fake-quantize an activation: ``x_hat = scale * (clamp(rint(x / scale) + zero_point, 0, 2**bits - 1) - zero_point)``.
+    """Fake-quantize an activation.
+
+    ``x_hat = scale * (clamp(rint(x / scale) + zero_point, 0, 2**bits - 1) - zero_point)``
 
     The scale is trained with LSQ's gradient (``_FakeQuantize``), the zero point is fixed.
 
@@ -69,7 +71,9 @@ class ActivationQuantizer(nn.Module):
         # LSQ's gradient scale 1 / sqrt(N * Q_P), N the features of one sample.
         self.elements = x[0].numel()
         damping = 1 / math.sqrt(max(self.elements, 1) * high)
-        y: Tensor = _FakeQuantize.apply(x, self.scale, zero_point, high, damping)
+        y: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
+            x, self.scale, zero_point, high, damping
+        )
         return y
 
     def to_plan(self) -> ActivationQuant:
@@ -92,9 +96,7 @@ class _FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: int, high: int, damping: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: int, high: int, damping: float) -> Tensor:
         v = x / scale
         y = torch.round(v).clamp_(-zero_point, high - zero_point).mul_(scale)
         ctx.save_for_backward(v, y, scale)
@@ -102,7 +104,7 @@ class _FakeQuantize(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
         v, y, scale = ctx.saved_tensors
         zero_point, high, damping = ctx.constants
         # One fused pass: grad where n < v < p, else 0.

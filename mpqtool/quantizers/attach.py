@@ -34,11 +34,13 @@ def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
     graph = graph_module.graph
     by_name = {node.meta["onnx_name"]: node for node in graph.nodes if "onnx_name" in node.meta}
     parameters = dict(graph_module.named_parameters())
-    missing = [e.name for e in (*plan.weights, *plan.activations) if e.name not in by_name]
+    names = [*(weight.name for weight in plan.weights), *(value.name for value in plan.activations)]
+    missing = [name for name in names if name not in by_name]
     if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise PlanError(
-            f"The plan names {missing[0]!r}{f' and {len(missing) - 1} more' if missing[1:] else ''}, which the "
-            "model does not have. Use the plan of this model, or leave --plan out to make one."
+            f"The plan names {missing[0]!r}{more}, which the model does not have. Use the plan of "
+            "this model, or leave --plan out to make one."
         )
     graph_module.add_submodule(_PREFIX, nn.Module())
     for index, weight in enumerate(plan.weights):

@@ -10,9 +10,8 @@ from torch import Tensor
 
 def round_ste(x: Tensor) -> Tensor:
     """``rint(x)``, half to even; the gradient passes as if it were ``x``."""
-    rounded: Tensor = _RoundSte.apply(x)
+    rounded: Tensor = _RoundSte.apply(x)  # type: ignore[no-untyped-call]  # torch's apply has no types
     return rounded
-
 
 
 class _RoundSte(torch.autograd.Function):
@@ -22,5 +21,5 @@ class _RoundSte(torch.autograd.Function):
         return torch.round(x)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]  # one input, one gradient
+    def backward(ctx: object, grad: Tensor) -> Tensor:
         return grad

@@ -11,7 +11,6 @@ from mpqtool.passes.arithmetic import code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid, WeightQuant
 
 
-
 class WeightQuantizer(nn.Module):
     """Fake-quantize a weight kernel by kernel: ``w_hat[o] = scale[o] * code[o]``.
 
@@ -60,7 +59,7 @@ class WeightQuantizer(nn.Module):
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes as float32; the gradient is that of ``weight / scale``."""
         real = weight / self._per_kernel(self.scale, weight)
-        codes: Tensor = _NearestCode.apply(
+        codes: Tensor = _NearestCode.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             real,
             self._per_kernel(self._on_odd_grid(), weight),
             *(self._per_kernel(bound, weight) for bound in self._code_range(weight)),
@@ -101,5 +100,5 @@ class _NearestCode(torch.autograd.Function):
         return torch.minimum(torch.maximum(nearest, low), high)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return grad, None, None, None

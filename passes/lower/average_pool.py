@@ -9,9 +9,13 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from .. import arithmetic
 from ..constants import constant
 from .build import CONTRIB, lower_each, params, refuse, replace, zero_point
-from .match import dequantized, requantization
+from .match import Codes, Requantization, dequantized, requantization
+
+_LEAST_FACTOR, _MOST_FACTOR = 2.0**-32, 2.0**8
+"""QLinearGlobalAveragePool refuses to run with a multiplier below the first, or not below the second."""
 
 
 class LowerAveragePoolPass(ir.passes.InPlacePass):
@@ -23,8 +27,9 @@ class LowerAveragePoolPass(ir.passes.InPlacePass):
     ``DQ(x) -> AveragePool -> Q`` becomes a depthwise QLinearConv whose weight codes are 1 and whose weight
     scale is ``float32(1 / count)``: exact, while QLinearAveragePool is not.
 
-    An AveragePool is left alone if it pads and does not count the padding, rounds its size up, pads
-    automatically, or the number of channels is unknown.
+    A GlobalAveragePool is left alone if the multiplier is out of the range that QLinearGlobalAveragePool
+    computes in. An AveragePool is left alone if it pads and does not count the padding, rounds its size
+    up, pads automatically, or the number of channels is unknown.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -40,6 +45,8 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
         return refuse(node, "its result is used before it is quantized")
     inputs = [x.value, *params(graph, x)]
     if node.op_type == "GlobalAveragePool":
+        if not _in_range(x, end):
+            return refuse(node, "the scales of its input and result are too far apart")
         pool = ir.node(
             "QLinearGlobalAveragePool",
             [*inputs, *params(graph, end)],
@@ -68,3 +75,11 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     kept = {k: v for k, v in attributes.items() if k in ("dilations", "kernel_shape", "pads", "strides")}
     conv = ir.node("QLinearConv", inputs, {**kept, "group": channels}, name=node.name)
     return replace(node, end, [conv])
+
+
+def _in_range(x: Codes, end: Requantization) -> bool:
+    spatial = tuple(x.value.shape)[2:] if x.value.shape is not None else ()
+    known = [size for size in spatial if isinstance(size, int)]
+    counts = [math.prod(known)] if spatial and len(known) == len(spatial) else [1, 2**24]
+    factors = [float(arithmetic.mean_multiplier(x.scale, end.scale, count)) for count in counts]
+    return min(factors) >= _LEAST_FACTOR and max(factors) < _MOST_FACTOR

@@ -9,6 +9,7 @@ __all__ = [
     "ConvertOpsetPass",
     "FoldBatchNormPass",
     "FoldConstantsPass",
+    "FreeBatchSizePass",
     "FuseAddIntoConvBiasPass",
     "FusePadIntoConvPass",
     "RemoveZeroBiasPass",
@@ -23,6 +24,7 @@ from onnx_ir.passes import common
 
 from ..clear_metadata import ClearForeignMetadataPass
 from .auto_pad import ResolveAutoPadPass
+from .batch import FreeBatchSizePass
 from .bias import FuseAddIntoConvBiasPass, RemoveZeroBiasPass
 from .constants import FoldConstantsPass
 from .fold_batch_norm import FoldBatchNormPass, batch_norm_factors
@@ -64,6 +66,8 @@ def normal_form() -> ir.passes.PassManager:
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),
             common.TopologicalSortPass(),
+            FreeBatchSizePass(),
+            common.RemoveUnusedNodesPass(),
             name_pass(),
             _infer_shapes(),
         ],

@@ -6,7 +6,6 @@ __all__ = ["extract"]
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from .. import arithmetic, metadata
@@ -31,6 +30,7 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
         PlanError: A tensor that has to be quantized is not, or not in one of these ways.
     """
     model = qdq.clone()
+    common.RemoveUnusedNodesPass()(model)
     weights: dict[str, WeightQuant] = {}
     activations: dict[str, ActivationQuant] = {}
     for node in list(model.graph):
@@ -70,7 +70,7 @@ def _restore_constant(graph: ir.Graph, node: ir.Node, weights: dict[str, WeightQ
         )
     per_kernel = np.broadcast_to(scale.astype(np.float32).reshape(-1), (len(codes),))
     if codes.dtype == np.int32:
-        numbers = _dequantized_bias(codes.astype(np.int32), per_kernel)
+        numbers = arithmetic.dequantize(codes, per_kernel)
     else:
         shape = (-1, *[1] * (codes.ndim - 1))
         numbers = arithmetic.dequantize(codes, per_kernel.reshape(shape))
@@ -85,15 +85,6 @@ def _restore_constant(graph: ir.Graph, node: ir.Node, weights: dict[str, WeightQ
     new = add_initializer(graph, name, numbers)
     real.replace_all_uses_with(new)
     graph.remove(node, safe=True)
-
-
-def _dequantized_bias(codes: NDArray[np.int32], unit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Real biases that quantize to just these codes; large ones need the neighbouring float at times."""
-    real = arithmetic.dequantize(codes, unit)
-    for toward in (np.float32(-np.inf), np.float32(np.inf)):
-        wrong = arithmetic.quantize_bias(real, np.float32(1), unit) != codes
-        real = np.where(wrong, np.nextafter(arithmetic.dequantize(codes, unit), toward), real)
-    return real.astype(np.float32)
 
 
 def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, ActivationQuant]) -> None:

@@ -17,7 +17,16 @@ SHORT = ("--epochs", "1", "--target-bits", "W3.3A7")
 
 
 def _start(out: pathlib.Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "mpqtool", "quantize", str(EXAMPLES / "digits.onnx"), "--method", "impq"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mpqtool",
+        "quantize",
+        str(EXAMPLES / "digits.onnx"),
+        "--method",
+        "impq",
+    ]
     return subprocess.Popen(
         [*command, "-o", str(out), *options],
         cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -44,7 +53,8 @@ def test_default_run_meets_its_promises(tmp_path: pathlib.Path) -> None:
     result = _run(out)
     assert result == json.loads((out / "result.json").read_text())
     assert {path.name for path in out.iterdir()} == {
-        "plan.json", "model.qdq.onnx", "model.int.onnx", "result.json", "report.html", "log.jsonl", "checkpoint",
+        "plan.json", "model.qdq.onnx", "model.int.onnx", "result.json", "report.html", "log.jsonl",
+        "checkpoint",
     }  # fmt: skip
     assert result["bits"]["weights_eff"] <= 3.0
     assert result["bits"]["activations_eff"] <= 6.0

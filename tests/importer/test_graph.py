@@ -10,9 +10,9 @@ import pytest
 import torch
 from compare import run_onnx
 from importing import imported, parse
-from mpqtool.passes.errors import UnsupportedOpError
 
 from mpqtool.importer import supported
+from mpqtool.passes.errors import UnsupportedOpError
 
 NAMES = ["conv.weight", "conv.weight.bias", "training", 'a"b', "0..x", "for"]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from importing import assert_imports, imported, parse
-from mpqtool.passes.errors import UnsupportedOpError
 from numpy.typing import NDArray
+
+from mpqtool.passes.errors import UnsupportedOpError
 
 
 def _numbers(rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:

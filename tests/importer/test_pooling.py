@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from importing import assert_imports, imported, parse
+
 from mpqtool.passes.errors import UnsupportedOpError
 
 SPATIAL = {1: (9,), 2: (9, 8), 3: (5, 6, 7)}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from compare import assert_equivalent, run_onnx
 from importing import parse
-from mpqtool.passes.errors import ModelError
 
 from mpqtool.importer import import_graph, write_parameters
+from mpqtool.passes.errors import ModelError
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ def _network(*, groups: int = 1, classes: int = 4) -> fx.GraphModule:
         node.meta["onnx_name"] = name
     module = fx.GraphModule(root, graph)
     plan = Plan(
-        weights=[WeightQuant(name="w0", bits=(8,) * 4, grid=Grid.ODD), WeightQuant(name="w1", bits=(8,) * classes, grid=Grid.ODD)],
+        weights=[
+            WeightQuant(name="w0", bits=(8,) * 4, grid=Grid.ODD),
+            WeightQuant(name="w1", bits=(8,) * classes, grid=Grid.ODD),
+        ],
         activations=[ActivationQuant(name="a", bits=8, scale=0.05, zero_point=0)],
     )  # fmt: skip
     attach(module, plan)

@@ -9,10 +9,11 @@ from compare import run_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from mpqtool.passes import arithmetic
-from mpqtool.passes.plan import Grid
 from numpy.typing import NDArray
 from onnx_text import parse
+
+from mpqtool.passes import arithmetic
+from mpqtool.passes.plan import Grid
 
 _scales = st.floats(min_value=2**-20, max_value=2**10, width=32)
 _bits = st.integers(1, 8)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from mpqtool.passes.clear_metadata import ClearForeignMetadataPass
 from onnx_text import parse
+
+from mpqtool.passes.clear_metadata import ClearForeignMetadataPass
 
 
 def _model() -> ir.Model:

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from onnx_text import parse
+
 from mpqtool.passes import cost
 from mpqtool.passes.cost import Layer
-from onnx_text import parse
 
 
 def _conv(out: int, into: int, kernel: int, size: int, *, groups: int = 1, stride: int = 1) -> Layer:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+
 from mpqtool.passes import files
 from mpqtool.passes.files import write_whole
 

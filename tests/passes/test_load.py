@@ -8,10 +8,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.errors import ModelError
-from mpqtool.passes.load import load_model, save_model
 from numpy.typing import NDArray
 from onnx_text import parse
+
+from mpqtool.passes.errors import ModelError
+from mpqtool.passes.load import load_model, save_model
 
 
 def _model(weight: Any = None, **options: Any) -> ir.Model:

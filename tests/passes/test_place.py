@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_text import parse
+
 from mpqtool.passes.pipelines import normalize
 from mpqtool.passes.place import islands, owners, place
 from mpqtool.passes.plan import Grid, Plan
-from onnx_text import parse
 
 _CONV = np.ones((2, 2, 1, 1))
 

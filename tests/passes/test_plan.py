@@ -8,6 +8,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mpqtool.passes.errors import PlanError
 from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
 

@@ -10,7 +10,9 @@ from mpqtool.quantizers.calibrate import fit_tie
 
 
 def _error(x: np.ndarray, scale: float, zero_point: int, bits: int) -> float:
-    back = dequantize(quantize(x, np.float32(scale), zero_point, 0, 2**bits - 1), np.float32(scale), zero_point)
+    back = dequantize(
+        quantize(x, np.float32(scale), zero_point, 0, 2**bits - 1), np.float32(scale), zero_point
+    )
     return float(np.square(back - x).mean())
 
 

@@ -37,9 +37,7 @@ def test_one_bit_kernels_have_the_closed_form_scale() -> None:
     quantizer = _quantizer(weight, (1,) * 8, Grid.ODD)
     # Two levels +-s with the least squared error: s = mean|w|; the fit looks at 80 clips, so 1.3 % of max.
     expected = weight.abs().mean(1)
-    torch.testing.assert_close(
-        quantizer.scale, expected, rtol=0, atol=float(weight.abs().max()) / 80
-    )
+    torch.testing.assert_close(quantizer.scale, expected, rtol=0, atol=float(weight.abs().max()) / 80)
 
 
 @pytest.mark.parametrize("grid", list(Grid))
@@ -70,5 +68,5 @@ def test_more_bits_never_fit_worse() -> None:
         float((_quantizer(weight, (bits,), Grid.ODD)(weight) - weight).square().mean()) for bits in range(9)
     ]
     assert errors == sorted(errors, reverse=True)
-    # Relative errors of the best mid-rise quantizer of a Gaussian, 1 to 3 bits (Max, 1960): 0.363, 0.119, 0.037.
+    # Errors of the best mid-rise quantizer of a Gaussian at 1 to 3 bits (Max, 1960): 0.363, 0.119, 0.037.
     assert errors[1:4] == pytest.approx([0.363, 0.119, 0.0375], rel=0.15)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 from compare import run_onnx
 from hypothesis import HealthCheck, given, settings
+from strategies import Case, cases
+
 from mpqtool.passes import pipelines
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
-from strategies import Case, cases
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -4,6 +4,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from graphs import normal
+
 from mpqtool.runtime import session
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.session import LEVELS, make_session
@@ -64,5 +65,5 @@ def test_unknown_names_are_faults(model: bytes, options: dict[str, str], message
 def test_what_cannot_be_loaded_is_a_fault() -> None:
     with pytest.raises(RuntimeFault, match="cannot load the model: "):
         make_session(b"no model")
-    with pytest.raises(RuntimeFault, match="cannot load 'no/such.onnx': "):
+    with pytest.raises(RuntimeFault, match=r"cannot load 'no/such\.onnx': "):
         make_session("no/such.onnx")

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import calibrated, normal, residual_cnn
+from numpy.typing import NDArray
+
 from mpqtool.passes import arithmetic, pipelines
 from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import complete
@@ -17,7 +19,6 @@ from mpqtool.runtime import kernels
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.verify import VerifyResult, verify
-from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

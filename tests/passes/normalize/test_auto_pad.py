@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import ResolveAutoPadPass
 from onnx_text import parse
+
+from mpqtool.passes.normalize import ResolveAutoPadPass
 
 
 def _conv(attributes: str, size: str = "7", weight: tuple[int, ...] = (3, 2, 3, 3)) -> str:

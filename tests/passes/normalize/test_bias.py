@@ -4,9 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
+from onnx_text import ops, parse
+
 from mpqtool.passes.normalize import FuseAddIntoConvBiasPass, RemoveZeroBiasPass
 from mpqtool.passes.values import array
-from onnx_text import ops, parse
 
 _W = np.arange(24).reshape(4, 2, 1, 3) / 7
 _ADD = "net (float[n,2,5,5] x) => (float[n,4,c,d] y) { t = Conv(x, w) y = Add(t, c) }"

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import FoldConstantsPass
-from mpqtool.passes.values import array
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import FoldConstantsPass
+from mpqtool.passes.values import array
 
 _NOISE = """
     net (float[n,2,5,5] x) => (float[n,4,c,d] y) <float zero = {0}, int64[1] one = {1}> {

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import FoldBatchNormPass, batch_norm_factors
-from mpqtool.passes.values import array
 from numpy.typing import NDArray
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import FoldBatchNormPass, batch_norm_factors
+from mpqtool.passes.values import array
 
 _NORM = "y = BatchNormalization<epsilon=0.01>(t, gamma, beta, mean, var)"
 _CONV = f"net (float[n,2,5,5] x) => (float[n,4,c,d] y) {{ t = Conv(x, w) {_NORM} }}"

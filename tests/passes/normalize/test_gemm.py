@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import CanonicalizeGemmPass
-from mpqtool.passes.values import array
 from numpy.typing import NDArray
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import CanonicalizeGemmPass
+from mpqtool.passes.values import array
 
 _IN, _OUT = 3, 4
 _W = (np.arange(12).reshape(_IN, _OUT) - 5) / 3

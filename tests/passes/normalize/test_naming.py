@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from mpqtool.passes.normalize.naming import name_pass
 from onnx_text import parse
+
+from mpqtool.passes.normalize.naming import name_pass
 
 
 def test_names_nodes_after_their_operator_and_keeps_names() -> None:

@@ -12,11 +12,11 @@ import onnx_ir as ir
 import pytest
 import torch
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.errors import ModelError
-from mpqtool.passes.pipelines import fold_batch_norm, normalize
 from numpy.typing import NDArray
 from onnx_text import ops, parse
 
+from mpqtool.passes.errors import ModelError
+from mpqtool.passes.pipelines import fold_batch_norm, normalize
 from mpqtool.zoo import resnet20
 
 

@@ -5,9 +5,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
+from onnx_text import ops, parse
+
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.normalize.opset import ConvertOpsetPass
-from onnx_text import ops, parse
 
 _NET = """
     net (float[n,2,6,6] x) => (float[n,3] y) {

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import FusePadIntoConvPass
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import FusePadIntoConvPass
 
 _PADS = [0, 0, 1, 0, 0, 0, 2, 3]
 

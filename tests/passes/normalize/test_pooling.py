@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import RewriteReduceMeanPass
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import RewriteReduceMeanPass
 
 
 def _mean(keepdims: int = 1, shape: str = "n,3,4,5") -> str:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compare import assert_equivalent, run_onnx
-from mpqtool.passes.normalize import CanonicalizeReshapePass
-from mpqtool.passes.values import array
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from onnx_text import ops, parse
+
+from mpqtool.passes.normalize import CanonicalizeReshapePass
+from mpqtool.passes.values import array
 
 
 def _reshape(shape: str, target: list[int]) -> str:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from mpqtool.passes.normalize.shape_values import SizeOf, sizes
 from onnx_text import parse
+
+from mpqtool.passes.normalize.shape_values import SizeOf, sizes
 
 _CONSTANTS = (
     "int64 zero = {0}, int64[1] one = {1}, int64[1] three = {3}, int64[2] last = {-1, 0}, int64[1] axes = {0}"

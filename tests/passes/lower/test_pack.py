@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from compare import assert_equivalent, run_onnx
+from graphs import calibrated, residual_cnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_text import ops
+
+from mpqtool.passes import arithmetic
+from mpqtool.passes.lower.pack import PackWeightsPass, pack_codes, unpack_codes
+from mpqtool.passes.lower.unpack import DOMAIN, UNPACK, unpack_function
+from mpqtool.passes.pipelines import lower, quantize
+from mpqtool.passes.plan import Grid
+from mpqtool.passes.values import array
+from mpqtool.runtime.session import LEVELS
+
+
+def _codes(rng: np.random.Generator, shape: tuple[int, ...], bits: list[int], grid: Grid) -> np.ndarray:
+    codes = np.zeros(shape, np.int8)
+    for kernel, width in enumerate(bits):
+        low, high = arithmetic.code_range(width, grid)
+        step = 2 if grid is Grid.ODD and 0 < width < 8 else 1
+        codes[kernel] = rng.choice(np.arange(low, high + 1, step), shape[1:])
+    return codes
+
+
+@st.composite
+def _weights(draw: st.DrawFn) -> tuple[np.ndarray, list[int], Grid]:
+    grid = draw(st.sampled_from(Grid))
+    bits = draw(
+        st.lists(st.integers(0, 8).filter(lambda b: grid is Grid.ODD or b != 1), min_size=1, max_size=6)
+    )
+    shape = (len(bits), *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    return _codes(np.random.default_rng(draw(st.integers(0, 99))), shape, bits, grid), bits, grid
+
+
+@given(_weights())
+def test_numpy_unpacks_what_was_packed(weights: tuple[np.ndarray, list[int], Grid]) -> None:
+    codes, bits, grid = weights
+
+    data = pack_codes(codes, bits, grid)
+
+    assert len(data) == -(-sum(b * codes[0].size for b in bits) // 8)
+    np.testing.assert_array_equal(unpack_codes(data, np.array(bits, np.uint8), codes.shape, grid), codes)
+
+
+def _unpack_model(codes: np.ndarray, bits: list[int], grid: Grid, zero: np.generic) -> ir.Model:
+    values = {
+        "data": pack_codes(codes, bits, grid),
+        "widths": np.array(bits, np.uint8),
+        "shape": np.array(codes.shape, np.int16),
+        "zero": np.array(zero),
+    }
+    inputs = [
+        ir.Value(name=n, type=ir.TensorType(ir.tensor(v).dtype), shape=ir.Shape(v.shape))
+        for n, v in values.items()
+    ]
+    node = ir.node(UNPACK[grid], inputs, domain=DOMAIN)
+    output = node.outputs[0]
+    output.name, output.type = "codes", ir.TensorType(ir.tensor(values["zero"]).dtype)
+    output.shape = ir.Shape(codes.shape)
+    function = unpack_function(grid)
+    graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": 21, DOMAIN: 1}, name="unpack")
+    return ir.Model(graph, ir_version=10, functions=[function]), values  # type: ignore[return-value]
+
+
+@settings(max_examples=30, deadline=None)
+@given(_weights(), st.sampled_from([np.int8(0), np.uint8(128)]))
+def test_the_onnx_function_unpacks_what_was_packed(
+    weights: tuple[np.ndarray, list[int], Grid], zero: np.generic
+) -> None:
+    codes, bits, grid = weights
+    model, values = _unpack_model(codes, bits, grid, zero)  # type: ignore[misc]
+
+    found = run_onnx(model, values)["codes"]
+
+    assert found.dtype == zero.dtype
+    np.testing.assert_array_equal(found.astype(np.int16) - np.int16(zero), codes)
+
+
+@pytest.fixture
+def qdq(rng: np.random.Generator) -> ir.Model:
+    model = residual_cnn(rng, width=8)
+    feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    plan = calibrated(model, feeds)
+    mixed = [
+        w.model_copy(update={"bits": tuple(int(b) for b in rng.integers(0, 9, len(w.bits)))})
+        for w in plan.weights
+    ]
+    return quantize(model, plan.replaced(weights=mixed))
+
+
+def _unpacked(qdq: ir.Model, monkeypatch: pytest.MonkeyPatch) -> ir.Model:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            PackWeightsPass, "call", lambda self, model: ir.passes.PassResult(model, modified=False)
+        )
+        return lower(qdq)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_packing_changes_no_output(
+    qdq: ir.Model, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    plain = _unpacked(qdq, monkeypatch)
+    before = run_onnx(plain, feeds, level=level)
+
+    result = PackWeightsPass()(plain)
+
+    assert result.modified
+    assert ops(result.model).count("UnpackOdd") == 4
+    assert_equivalent(before, run_onnx(result.model, feeds, level=level), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("level", ["basic", "extended", "all"])
+def test_onnx_runtime_unpacks_while_loading(qdq: ir.Model, tmp_path: pathlib.Path, level: str) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+
+    ort.InferenceSession(
+        ir.to_proto(lower(qdq)).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    kept = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "QLinearConv" in kept
+    assert kept.isdisjoint({"UnpackOdd", "BitShift", "Gather", "CumSum", "Reshape", "Mod", "Where"})
+
+
+def test_equal_shapes_and_the_function_are_stored_once(qdq: ir.Model) -> None:
+    model = lower(qdq)
+
+    assert [function.name for function in model.functions.values()] == ["UnpackOdd"]
+    shapes = [name for name in model.graph.initializers if name.startswith("shape.")]
+    assert len(shapes) == len(set(shapes))
+    assert model.graph.opset_imports[DOMAIN] == 1
+    assert all(function.opset_imports == {"": 21} for function in model.functions.values())
+
+
+def test_one_width_for_all_kernels_is_stored_once(rng: np.random.Generator) -> None:
+    model = residual_cnn(rng, width=8)
+    feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+
+    lowered = lower(quantize(model, calibrated(model, feeds, weight_bits=3)))
+
+    widths = array(lowered.graph.initializers["w1.widths"])
+    assert widths is not None
+    np.testing.assert_array_equal(widths, [3])
+
+
+@pytest.mark.parametrize("spoil", ["all-8", "no-notes", "tiny"])
+def test_is_left_alone(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
+    model = residual_cnn(rng, width=1 if spoil == "tiny" else 4)
+    feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    bits = {"all-8": 8, "tiny": 7}.get(spoil, 3)
+    lowered = _unpacked(quantize(model, calibrated(model, feeds, weight_bits=bits)), monkeypatch)
+    if spoil == "no-notes":
+        for node in lowered.graph:
+            node.metadata_props.clear()
+
+    result = PackWeightsPass()(lowered)
+
+    packed = [name for name in result.model.graph.initializers if name.endswith(".packed")]
+    assert "w2.packed" not in packed  # a tiny weight: 2 x 1 x 1 x 1 codes
+    assert bool(packed) is (spoil == "tiny")
+
+
+def test_second_run_changes_nothing(qdq: ir.Model) -> None:
+    model = lower(qdq)
+
+    assert not PackWeightsPass()(model).modified
