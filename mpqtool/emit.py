@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["emit"]
 
 import dataclasses
+import json
 import pathlib
 import time
 
@@ -22,6 +23,7 @@ from .errors import VerificationError
 from .files import write_text
 from .finish import Finished
 from .job import Job
+from .processes import is_main, wait_for_all
 from .result import (
     Bits,
     Bytes,
@@ -49,6 +51,9 @@ def emit(job: Job, finished: Finished) -> Result:
         VerificationError: They did not; plan and QDQ file stay for the search of the fault.
     """
     out = job.out
+    if not is_main():
+        wait_for_all()
+        return Result(path=out, result=json.loads((out / rundir.RESULT).read_text(encoding="utf-8")))
     with job.timed("lower"):
         write_text(out / rundir.PLAN, finished.plan.to_json())
         qdq = pipelines.quantize(finished.model, finished.plan)
@@ -58,18 +63,20 @@ def emit(job: Job, finished: Finished) -> Result:
     with job.timed("verify"):
         proof = _verify(job, finished.simulation, unproved)
     if not proof.passed:
+        unproved.unlink()
         raise VerificationError(
-            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes differ "
-            f"between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. This is a fault of mpqtool: "
-            f"please report it with {str(out / rundir.QDQ)!r}."
+            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes "
+            f"differ between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. "
+            f"This is a fault of mpqtool: please report it with {str(out / rundir.QDQ)!r}."
         )
     unproved.replace(out / rundir.INT)
     content = _result(job, finished, proof)
     job.seconds["total"] = time.perf_counter() - job.started
-    content.time_s = Times(**{"import" if k == "import" else k: round(v, 3) for k, v in job.seconds.items()})
+    content.time_s = Times(**{stage: round(seconds, 3) for stage, seconds in job.seconds.items()})
     result = content.write(out / rundir.RESULT)
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
+    wait_for_all()
     return Result(path=out, result=result)
 
 

@@ -33,6 +33,7 @@ from .data import Data, Split, default_data, load_data
 from .errors import CheckpointError, DataError, ModelError
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
+from .processes import is_main
 from .reporter import Reporter
 
 _CHECKPOINT = "checkpoint"
@@ -104,6 +105,8 @@ class Job:
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
         """Write down where the run is."""
+        if not is_main():
+            return
         state = {**checkpoint.state, "stage": stage, "identity": self.identity}
         save_checkpoint(self.out / _CHECKPOINT, Checkpoint(checkpoint.tensors, state))
 
@@ -229,7 +232,8 @@ def _check_normal_form(path: pathlib.Path, model: ir.Model, split: Split) -> Non
     count = first if isinstance(first, int) else min(4, len(split))
     if count > len(split):
         raise DataError(
-            f"The model fixes a batch of {count}, and the test split has {len(split)} samples. Give at least {count}."
+            f"The model fixes a batch of {count}, and the test split has {len(split)} samples. "
+            f"Give at least {count}."
         )
     feeds = {name: array[:count] for name, array in split.inputs.items()}
     _compare(predict(model, feeds), session.run(None, feeds), "normal form of the network")

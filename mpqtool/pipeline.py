@@ -10,6 +10,7 @@ from .emit import emit
 from .finish import apply_plan, finish
 from .job import prepare
 from .options import QuantizeOptions
+from .processes import is_main
 from .reporter import Reporter
 from .result import Result
 from .rundir import begin
@@ -32,6 +33,8 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         CheckpointError: ``--resume`` does not fit; nothing was written.
         VerificationError: Two engines gave different integers; ``model.int.onnx`` was not written.
     """
+    if not is_main():
+        reporter = Reporter(silent=True)
     job = prepare(model_path, options, reporter)  # load, normalize, place quantizers, read the data
     begin(job)
     with job.timed("train"):

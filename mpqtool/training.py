@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Metric", "Trainer", "metric_name", "score"]
+__all__ = ["Trainer"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .checkpoint import Checkpoint
 from .data import Split
-from .metrics import Metric, metric_name, score
+from .processes import make_accelerator
 from .quantizers.attach import activation_quantizers
 from .reporter import Reporter
 
@@ -72,7 +71,7 @@ class Trainer:
     ) -> None:
         if split.labels is None and teacher is None:
             raise ValueError("without labels a teacher is needed")
-        self.accelerator = Accelerator()
+        self.accelerator = make_accelerator()
         set_seed(seed)
         self.rows, self.labeled = _Rows(split), split.labels is not None
         self.batch_size = min(batch_size, len(self.rows))

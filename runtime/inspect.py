@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.errors import PassError
+from mpqtool.passes.load import load_model
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.unpack import DOMAIN
 from mpqtool.passes.place import owners
 from mpqtool.passes.quantize import extract
 
 from . import integer_layers
-from .errors import RuntimeFault
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,15 +42,9 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         What is not known is None.
 
     Raises:
-        RuntimeFault: The file cannot be read.
+        ModelError: The file cannot be read.
     """
-    try:
-        model = ir.load(path)
-        size = os.path.getsize(path)
-    except Exception as error:  # what protobuf raises is not documented
-        raise RuntimeFault(
-            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
-        ) from error
+    model = load_model(path)
     kind = _kind(model)
     rows, stored = _layers(model, kind)
     in_integers = {row.name for row in rows if kind == "int" and row.weight_bits != (cost.FLOAT_BITS,)}
@@ -72,7 +66,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "wcr_true": cost.wcr_true(rows),
         },
         "bytes": {
-            "integer" if kind == "int" else kind: size,
+            "integer" if kind == "int" else kind: os.path.getsize(path),
             "weights_owed": cost.weights_owed(rows),
             "weights_stored": stored,
         },

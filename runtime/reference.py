@@ -18,10 +18,10 @@ import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from mpqtool.passes import metadata
+from mpqtool.passes.load import load_model
 from mpqtool.passes.values import array
 
 from . import float_ops, integer_ops
-from .errors import RuntimeFault
 
 Array = NDArray[Any]
 
@@ -39,12 +39,12 @@ class Reference:
             outputs, and accumulators of QGemm.
 
     Raises:
-        RuntimeFault: The file cannot be read.
+        ModelError: The file cannot be read.
     """
 
     def __init__(self, model: ir.Model | str | os.PathLike[str]) -> None:
         if not isinstance(model, ir.Model):
-            model = _load(model)
+            model = load_model(model)
         self._threads = threadpoolctl.ThreadpoolController()
         self._graph = model.graph
         self._opset = model.graph.opset_imports.get("", 21)
@@ -135,12 +135,3 @@ def _last_uses(nodes: list[ir.Node]) -> dict[int, list[str]]:
         if name not in constants:
             done.setdefault(index, []).append(name)
     return done
-
-
-def _load(path: str | os.PathLike[str]) -> ir.Model:
-    try:
-        return ir.load(path)
-    except Exception as error:  # what protobuf raises is not documented
-        raise RuntimeFault(
-            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
-        ) from error

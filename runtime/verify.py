@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mpqtool.passes.errors import PassError
+from mpqtool.passes.load import load_model
 from mpqtool.passes.lower.names import NameCodesPass
 from mpqtool.passes.pipelines import lower
 
@@ -110,7 +111,8 @@ def verify(
         on_batch: Called after each batch.
 
     Raises:
-        RuntimeFault: A file cannot be read or run, or the two do not belong together.
+        ModelError: A file cannot be read.
+        RuntimeFault: A file cannot be run, or the two do not belong together.
     """
     tops: list[tuple[Array, Array]] = []
     samples = 0
@@ -140,7 +142,7 @@ class _Run:
     ) -> None:
         if not levels:
             raise RuntimeFault(f"No optimisation level to verify at, allowed: {', '.join(LEVELS)}. Name one.")
-        shipped, qdq = _read(int_path), _read(qdq_path)
+        shipped, qdq = load_model(int_path), load_model(qdq_path)
         NameCodesPass()(qdq)
         try:
             self.reference = Reference(lower(qdq))
@@ -230,15 +232,6 @@ class _Run:
             qdq_top1=_agreement(qdq, known),
             tensors=rows,
         )
-
-
-def _read(path: str | os.PathLike[str]) -> ir.Model:
-    try:
-        return ir.load(path)
-    except Exception as error:  # what protobuf raises is not documented
-        raise RuntimeFault(
-            f"Cannot read {os.fspath(path)!r}: {type(error).__name__}. Give an ONNX file."
-        ) from error
 
 
 def _with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> bytes:

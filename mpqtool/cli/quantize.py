@@ -65,9 +65,12 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     log.jsonl. model.int.onnx is put there only after torch, numpy and ONNX Runtime gave the same integers.
     """
     from mpqtool import api
+    from mpqtool.processes import is_main
     from mpqtool.reporter import Reporter
 
     result = api.quantize(model, reporter=Reporter(), **options)
+    if not is_main():
+        return
     if as_json:
         echo_json(result.result)
     else:

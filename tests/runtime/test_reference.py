@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
-from compare import run_onnx
+import onnx_ir as ir
+import pytest
+import threadpoolctl
+from compare import assert_equivalent, run_onnx
+from graphs import calibrated, quantized, residual_cnn
 from hypothesis import HealthCheck, given, settings
 from strategies import Case, cases
 
 from mpqtool.passes import pipelines
+from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
 
@@ -42,3 +49,84 @@ def test_equals_onnx_runtime_at_every_level(case: Case) -> None:
 @given(cases(islands=True))
 def test_equals_onnx_runtime_around_islands(case: Case) -> None:
     assert _compare(case, islands=True)
+
+
+def _lowered(rng: np.random.Generator) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    model, feeds = residual_cnn(rng), {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    return pipelines.lower(pipelines.quantize(model, calibrated(model, feeds))), feeds
+
+
+def test_runs_a_file_as_it_runs_a_model(rng: np.random.Generator, tmp_path: pathlib.Path) -> None:
+    model, feeds = _lowered(rng)
+    ir.save(model, tmp_path / "int.onnx")
+
+    expected, found = Reference(model).run(feeds), Reference(tmp_path / "int.onnx").run(feeds)
+
+    assert set(expected) == {*Reference(model).codes, "y"}
+    assert_equivalent(expected, found, rtol=0, atol=0)
+
+
+def test_knows_what_is_exact(rng: np.random.Generator) -> None:
+    reference = Reference(_lowered(rng)[0])
+
+    assert reference.codes == tuple(f"{n}.codes" for n in ("x", "r0", "m0", "c1", "c2", "r1", "g", "f"))
+    assert reference.islands == ()
+    assert reference.exact_outputs == ("y",)
+
+
+def test_constant_inputs_are_unpacked(rng: np.random.Generator) -> None:
+    reference = Reference(_lowered(rng)[0])
+
+    constants = reference.constant_inputs()
+
+    weight = constants["y", 3]
+    assert weight.shape == (5, 8)
+    assert weight.dtype == np.int8
+
+
+def test_given_codes_count_at_islands_alone(rng: np.random.Generator) -> None:
+    text = """
+    net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) {
+        c = Conv (x, w)
+        s = Sigmoid (c)
+        y = Conv (s, v)
+    }
+    """
+    weights = {"w": rng.normal(size=(2, 2, 1, 1)), "v": rng.normal(size=(2, 2, 1, 1))}
+    feeds = {"x": rng.normal(size=(3, 2, 4, 4)).astype(np.float32)}
+    reference = Reference(pipelines.lower(quantized(text, weights, feeds)))
+    plain = reference.run(feeds)
+    zeros = {name: np.zeros_like(plain[name]) for name in ("c.codes", "s.codes")}
+
+    found = reference.run(feeds, zeros)
+
+    assert reference.islands == ("s.codes",)
+    np.testing.assert_array_equal(found["c.codes"], plain["c.codes"])
+    np.testing.assert_array_equal(found["s.codes"], plain["s.codes"])  # its own ones, to be compared
+    assert len(np.unique(found["y.codes"])) <= 2  # one for each kernel: it went on from zeros
+    assert len(np.unique(plain["y.codes"])) > 2
+
+
+def test_an_unknown_operator_is_a_fault(rng: np.random.Generator) -> None:
+    model, feeds = _lowered(rng)
+    next(node for node in model.graph if node.op_type == "QLinearAdd").op_type = "QLinearMul"
+
+    with pytest.raises(RuntimeFault, match=r"no QLinearMul \(domain 'com\.microsoft'\), node 'Add"):
+        Reference(model).run(feeds)
+
+
+def test_an_operator_that_cannot_be_computed_is_a_fault(rng: np.random.Generator) -> None:
+    model, feeds = _lowered(rng)
+    next(node for node in model.graph if node.op_type == "Flatten").op_type = "Hardmax2"
+
+    with pytest.raises(RuntimeFault, match=r"cannot compute Hardmax2, node 'Flatten"):
+        Reference(model).run(feeds)
+
+
+def test_other_threads_of_blas_are_left_alone(rng: np.random.Generator) -> None:
+    model, feeds = _lowered(rng)
+    before = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+
+    Reference(model).run(feeds)
+
+    assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before

@@ -159,9 +159,9 @@ def test_one_width_for_all_kernels_is_stored_once(rng: np.random.Generator) -> N
 
 @pytest.mark.parametrize("spoil", ["all-8", "no-notes", "tiny"])
 def test_is_left_alone(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
-    model = residual_cnn(rng, width=1 if spoil == "tiny" else 4)
+    model = residual_cnn(rng, width=2 if spoil == "tiny" else 4)
     feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
-    bits = {"all-8": 8, "tiny": 7}.get(spoil, 3)
+    bits = 8 if spoil == "all-8" else 3
     lowered = _unpacked(quantize(model, calibrated(model, feeds, weight_bits=bits)), monkeypatch)
     if spoil == "no-notes":
         for node in lowered.graph:
@@ -170,7 +170,7 @@ def test_is_left_alone(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
     result = PackWeightsPass()(lowered)
 
     packed = [name for name in result.model.graph.initializers if name.endswith(".packed")]
-    assert "w2.packed" not in packed  # a tiny weight: 2 x 1 x 1 x 1 codes
+    assert "w2.packed" not in packed  # in the tiny network: 8 codes, and 12 bytes to pack them
     assert bool(packed) is (spoil == "tiny")
 
 

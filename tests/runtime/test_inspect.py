@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import calibrated, quantized, residual_cnn
+
+from mpqtool.passes.errors import ModelError
+from mpqtool.passes.pipelines import lower, quantize
+from mpqtool.runtime.inspect import inspect
+
+WEIGHTS = {"w0": 4 * 2 * 9, "w1": 8 * 4 * 9, "w2": 8 * 4, "w3": 5 * 8}
+MACS = {"w0": WEIGHTS["w0"] * 64, "w1": WEIGHTS["w1"] * 4, "w2": WEIGHTS["w2"] * 4, "w3": WEIGHTS["w3"]}
+
+
+@pytest.fixture
+def paths(tmp_path: pathlib.Path, rng: np.random.Generator) -> dict[str, pathlib.Path]:
+    model = residual_cnn(rng)
+    feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
+    plan = calibrated(model, feeds, weight_bits=4, activation_bits=6)
+    w1 = plan.weights[1].model_copy(update={"bits": (0, 1, 2, 2, 3, 3, 3, 8)})
+    qdq = quantize(model, plan.replaced(weights=[plan.weights[0], w1, *plan.weights[2:]]))
+    found = {kind: tmp_path / f"{kind}.onnx" for kind in ("float", "qdq", "int")}
+    for kind, made in (("float", model), ("qdq", qdq), ("int", lower(qdq))):
+        ir.save(made, found[kind])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["float", "qdq", "int"])
+def test_layers_have_the_same_sizes_in_every_kind(paths: dict[str, pathlib.Path], kind: str) -> None:
+    facts = inspect(paths[kind])
+
+    rows = facts["bits"]["layers"]
+    assert facts["kind"] == kind
+    assert [row["name"] for row in rows] == ["w0", "w1", "w2", "w3"]
+    assert [row["op"] for row in rows] == ["Conv", "Conv", "Conv", "Gemm"]
+    assert {row["name"]: row["weights"] for row in rows} == WEIGHTS
+    assert {row["name"]: row["macs"] for row in rows} == MACS
+    assert facts["cost"]["macs"] == sum(MACS.values())
+    assert facts["bytes"]["integer" if kind == "int" else kind] == paths[kind].stat().st_size
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize("kind", ["qdq", "int"])
+def test_widths_are_read_from_the_file(paths: dict[str, pathlib.Path], kind: str) -> None:
+    facts = inspect(paths[kind])
+
+    rows = {row["name"]: row for row in facts["bits"]["layers"]}
+    assert rows["w1"]["weight_bits"] == {"0": 1, "1": 1, "2": 2, "3": 3, "8": 1}
+    assert rows["w0"]["weight_bits"] == {"4": 4}
+    assert [row["activation_bits"] for row in rows.values()] == [8, 6, 6, 6]
+    bits = 4 * (WEIGHTS["w0"] + WEIGHTS["w2"] + WEIGHTS["w3"]) + (0 + 1 + 4 + 9 + 8) * WEIGHTS["w1"] / 8
+    assert facts["bits"]["weights_eff"] == pytest.approx(bits / sum(WEIGHTS.values()))
+    assert facts["bytes"]["weights_owed"] == bits / 8
+
+
+def test_an_integer_file_counts_its_nodes_and_bytes(paths: dict[str, pathlib.Path]) -> None:
+    facts = inspect(paths["int"])
+
+    assert facts["operators"]["QLinearConv"] == 3
+    assert facts["nodes"] == {"integer": 14, "float": 0, "mac_share_integer": 1.0, "islands": []}
+    held = ir.load(paths["int"]).graph.initializers
+    named = {n: v.const_value.nbytes for n, v in held.items() if v.const_value is not None}
+    described = [f"{w}.{part}" for w in WEIGHTS for part in ("packed", "widths")] + [
+        "zero_int8",
+        "zero_uint8",
+    ]
+    stored = sum(named.get(name, 0) for name in described)
+    stored += sum(size for name, size in named.items() if name.startswith("shape."))
+    plain = sum(named.get(f"{w}.codes", 0) + named.get(f"{w}.codes_u8", 0) for w in WEIGHTS)
+    assert facts["bytes"]["weights_stored"] == stored + plain
+
+
+def test_a_float_file_has_32_bits(paths: dict[str, pathlib.Path]) -> None:
+    facts = inspect(paths["float"])
+
+    assert facts["bits"]["weights_eff"] == facts["bits"]["activations_eff"] == 32
+    assert facts["bytes"]["weights_stored"] == facts["bytes"]["weights_owed"] == 4 * sum(WEIGHTS.values())
+    assert facts["nodes"]["integer"] == 0
+    assert facts["nodes"]["mac_share_integer"] == 0
+
+
+def test_islands_are_listed_and_their_macs_are_not_integer(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    text = """
+    net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) {
+        c = Conv (x, w)
+        s = Sigmoid (c)
+        y = Conv (s, v)
+    }
+    """
+    weights = {"w": rng.normal(size=(2, 2, 1, 1)), "v": rng.normal(size=(2, 2, 1, 1))}
+    qdq = quantized(text, weights, {"x": rng.normal(size=(3, 2, 4, 4)).astype(np.float32)})
+    conv = next(node for node in qdq.graph if node.outputs[0].name == "c")
+    conv.replace_input_with(0, qdq.graph.inputs[0])  # now its input is float
+    ir.save(lower(qdq), tmp_path / "int.onnx")
+
+    nodes = inspect(tmp_path / "int.onnx")["nodes"]
+
+    assert nodes["mac_share_integer"] == 0.5
+    assert [(island["op"], island["reason"]) for island in nodes["islands"]] == [
+        ("Conv", "its input or weight is not quantized to 8 bits or less"),
+        ("Sigmoid", "it has no integer form"),
+    ]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "text"])
+def test_what_is_no_model_is_a_fault(tmp_path: pathlib.Path, content: bytes | None) -> None:
+    path = tmp_path / "a.onnx"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"Cannot read '.*a\.onnx': "):
+        inspect(path)
+
+
+def test_torch_is_not_imported(paths: dict[str, pathlib.Path]) -> None:
+    code = (
+        "import sys\nfrom mpqtool.runtime.inspect import inspect\n"
+        f"inspect({str(paths['int'])!r})\nassert 'torch' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
