@@ -1,204 +1,233 @@
-"""Write a torch module as a float ONNX file that keeps its BatchNormalization and its parameter names."""
+"""torch -> ONNX: write a torch network as the plain float ONNX file that everything here starts from."""
 
 from __future__ import annotations
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "parse_shape"]
 
+import ast
 import contextlib
+import inspect
+import io
 import logging
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
 import torch
-from onnxscript import optimizer
-from onnxscript.rewriter import rewrite
-from onnxscript.rewriter.rules import common as rules
-from torch import nn
+from torch import Tensor, nn
+
+from mpqtool.passes.pipelines import normalize
 
 from .errors import ModelError, OptionError
 from .files import replacing
 from .locate import locate
+from .state_dict import load_weights
 
-logger = logging.getLogger(__name__)
-
-_OPSET = 18
-_BATCH = 2  # of the samples that are traced: 1 would be taken for a constant
+_OPSET = 20  # the newest that torch writes without a conversion of its own; normalize raises it
 
 
 def export_onnx(
     model: nn.Module | str,
     out: str | os.PathLike[str],
     *,
-    inputs: Mapping[str, Sequence[int | None]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
     weights: str | os.PathLike[str] | None = None,
+    arg: Mapping[str, Any] | Sequence[str] = (),
+    seed: int = 0,
 ) -> pathlib.Path:
-    """Write a module to an ONNX file, in evaluation mode, opset 18.
+    """Write a torch network as ONNX: normal form, BatchNormalization kept, any number of samples.
+
+    Initializers have the names of the parameters, the input that of the parameter of ``forward``; the
+    output is ``output``, or ``output_0``, ``output_1`` and so on.
 
     Args:
-        model: A module, or ``package.module:factory`` of a callable that returns one.
+        model: The network, or ``package.module:factory``, a callable that makes it.
         out: The ONNX file; appears whole or not at all.
-        inputs: Name and shape of each input, None for a free dimension. Without it there is one input
-            ``x`` whose size is taken from the first layer, and is said in the log: pictures of 32x32
-            for a convolution.
-        arguments: Keyword arguments of the factory.
-        weights: A ``.safetensors`` file with the module's parameters; other entries are left alone.
+        input_shape: Shape of one sample, without the batch: ``(1, 28, 28)`` or ``"1,28,28"``. None: the
+            network's own attribute ``input_shape``.
+        weights: State dictionary, ``.safetensors`` or what ``torch.save`` wrote. None: as the network is.
+        arg: Arguments of the factory, ``{"in_channels": 1}`` or ``("in_channels=1",)``.
+        seed: Seed of weights that the factory draws.
 
     Returns:
         The path of the file.
 
     Raises:
-        OptionError: The factory, its arguments or the shapes cannot be used.
-        ModelError: The weights do not fit, or torch cannot export the module.
+        OptionError: There is no such factory, it does not take these arguments or does not make a network,
+            the weights do not fit it, or the input shape is missing or does not fit.
+        ModelError: torch cannot express the network as ONNX.
     """
-    module = _make(model, arguments or {})
+    if isinstance(model, str):
+        module = _make(model, _arguments(arg), seed)
+    elif arg:
+        raise OptionError(f"arg is for a factory, and a network was given; got {arg!r}. Leave it out.")
+    else:
+        module = model
+    shape = parse_shape(getattr(module, "input_shape", None) if input_shape is None else input_shape)
     if weights is not None:
-        _load_weights(module, pathlib.Path(weights))
-    shapes = dict(inputs) if inputs else {"x": _guess_shape(module)}
-    program = _trace(module.eval(), shapes)
-    _tidy(program.model)
+        load_weights(module, weights)
+    modes = {part: part.training for part in module.modules()}  # frozen parts have one of their own
+    try:
+        graph = normalize(_trace(module.eval(), shape))
+    finally:
+        for part, training in modes.items():
+            part.training = training
     out = pathlib.Path(out)
     with replacing(out) as beside:
-        ir.save(program.model, beside)
+        ir.save(graph, beside)
     return out
 
 
-def _make(model: nn.Module | str, arguments: Mapping[str, Any]) -> nn.Module:
-    if isinstance(model, nn.Module):
-        if arguments:
-            raise OptionError("arguments are for a factory, and a module was given")
-        return model
-    factory = locate(model, OptionError)
+def parse_shape(shape: object) -> tuple[int, ...]:
+    """Read a shape, ``"1,28,28"`` or ``(1, 28, 28)``.
+
+    Raises:
+        OptionError: There is none, or it holds something else than positive integers.
+    """
+    if shape is None:
+        raise OptionError(
+            "The network has no attribute input_shape. Give the shape of one sample: --input-shape 3,32,32"
+        )
+    parts = shape.split(",") if isinstance(shape, str) else list(shape) if isinstance(shape, Sequence) else []
+    if not parts or not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", str(part)) for part in parts):
+        raise OptionError(
+            "--input-shape must be positive integers between commas, without the batch, as 3,32,32; "
+            f"got {shape!r}"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _arguments(arg: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value``, the value a Python literal or else text."""
+    if isinstance(arg, Mapping):
+        return dict(arg)
+    arguments: dict[str, Any] = {}
+    for text in [arg] if isinstance(arg, str) else arg:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in arguments:
+            raise OptionError(f"--arg must be NAME=VALUE, as in_channels=1, once for each name; got {text!r}")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name] = value
+    return arguments
+
+
+def _make(spec: str, arguments: dict[str, Any], seed: int) -> nn.Module:
+    """Call the factory, with the seed set for it alone."""
+    factory = locate(spec, OptionError)
     try:
-        module: object = factory(**arguments)
-    except Exception as error:  # a user's factory may raise anything
-        raise OptionError(f"{model!r} raised {type(error).__name__}: {error}") from error
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise OptionError(
+            f"{spec!r} cannot be called with {arguments or 'no arguments'}: {error}. "
+            "Give its arguments as --arg NAME=VALUE."
+        ) from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module: object = factory(**arguments)
+        except Exception as error:  # a user's factory may raise anything
+            raise OptionError(f"{spec!r} raised {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(module, nn.Module):
-        raise OptionError(f"{model!r} returned a {type(module).__name__}; it must return a torch.nn.Module")
+        raise OptionError(
+            f"{spec!r} gives a {type(module).__name__}, and a torch.nn.Module is needed. "
+            "Name a function or class that makes a network."
+        )
     return module
 
 
-def _load_weights(module: nn.Module, path: pathlib.Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ModelError(f"No such file: {str(path)!r}")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{str(path)!r} is not a .safetensors file: {error}") from error
-    wanted = module.state_dict()
-    missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
-    if missing:
-        raise ModelError(f"{str(path)!r} lacks {len(missing)} of the module's tensors, e.g. {missing[0]!r}")
-    for name, tensor in wanted.items():
-        if name in tensors and tensors[name].shape != tensor.shape:
-            raise ModelError(
-                f"{str(path)!r}: {name!r} has shape {tuple(tensors[name].shape)}, the module's has "
-                f"{tuple(tensor.shape)}"
-            )
-    module.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
-
-
-def _guess_shape(module: nn.Module) -> tuple[int | None, ...]:
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            shape: tuple[int | None, ...] = (None, layer.in_channels, 32, 32)
-        elif isinstance(layer, nn.Linear):
-            shape = (None, layer.in_features)
-        else:
-            continue
-        logger.warning("no input shape given: taking x = %s from the layer %r", shape_text(shape), name)
-        return shape
-    raise OptionError(
-        "The module has no Conv2d or Linear to tell its input from; give --input NAME=Nx3x32x32"
-    )
-
-
-def shape_text(shape: Sequence[int | None]) -> str:
-    """Write a shape as ``Nx3x32x32``."""
-    return "x".join("N" if size is None else str(size) for size in shape)
-
-
-def _trace(module: nn.Module, shapes: Mapping[str, Sequence[int | None]]) -> torch.onnx.ONNXProgram:
-    batch = torch.export.Dim("N", min=1)
-    samples, dynamic = [], []
-    for name, shape in shapes.items():
-        if any(size is None for size in shape[1:]):
-            raise OptionError(
-                f"Input {name!r}: only the first dimension can be free, got {shape_text(shape)}"
-            )
-        samples.append(torch.zeros([_BATCH if size is None else size for size in shape]))
-        dynamic.append({0: batch} if shape and shape[0] is None else {})
-    outputs = _outputs(module, samples, shapes)
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                module,
-                tuple(samples),
-                dynamo=True,
-                input_names=list(shapes),
-                output_names=outputs,
-                dynamic_shapes=tuple(dynamic),
-                opset_version=_OPSET,
-                optimize=False,  # torch's own folds BatchNormalization, which training wants kept
-                verbose=False,
-            )
-        except Exception as error:  # torch raises many kinds, of its own and of Python
-            first = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"torch cannot export the module: {first[0]}") from error
-    assert program is not None  # None comes of the exporter before dynamo
-    return program
-
-
-def _outputs(module: nn.Module, samples: list[torch.Tensor], shapes: Mapping[str, Any]) -> list[str]:
+def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
+    """Export with a free batch size; two samples, as torch takes a size of 1 for a constant."""
+    name = _input_name(module)
+    like = next(module.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
-            result = module(*samples)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        given = ", ".join(f"{name}={shape_text(shape)}" for name, shape in shapes.items())
+            example = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
+            outputs = module(example)
+    except Exception as error:  # whatever the user's forward raises
         raise OptionError(
-            f"The module does not run on inputs {given}: {str(error).splitlines()[0]}. "
-            "Give --input NAME=SHAPE."
+            f"The network does not take a {like.dtype} input of shape {[2, *shape]}: {type(error).__name__}: "
+            f"{_first_line(error)}. Give the shape of one sample with --input-shape."
         ) from error
-    if isinstance(result, torch.Tensor):
-        return ["y"]
-    return [f"y{i}" for i in range(len(result))]
+    several = isinstance(outputs, tuple | list)
+    if not all(isinstance(output, Tensor) for output in (outputs if several else [outputs])):
+        raise ModelError(
+            f"The network returns a {type(outputs).__name__} of other things than tensors. "
+            "Return a tensor or a tuple of tensors from forward."
+        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,  # else BatchNormalization is folded
+                opset_version=_OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=[name],
+                output_names=[f"output_{i}" for i in range(len(outputs))] if several else ["output"],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise ModelError(
+            f"torch cannot export the network: {_first_line(_deepest(error))}. Rewrite this part of forward."
+        ) from error
+    assert program is not None  # it is None without dynamo
+    model = ir.from_proto(program.model_proto)
+    if any(
+        value.shape is not None and value.shape.rank() and value.shape.is_static(0)
+        for value in model.graph.outputs
+    ):
+        raise ModelError(
+            "The network fixes the batch size: an output has no free first dimension. Use x.shape[0] or "
+            "torch.flatten(x, 1) in forward in place of a number."
+        )
+    return model
+
+
+def _input_name(module: nn.Module) -> str:
+    """The one parameter of forward that takes the samples."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if not given or len(needed) > 1:
+        raise OptionError(
+            f"The network has forward({', '.join(map(str, parameters))}), and networks of one input, given by "
+            "position, can be exported. Wrap it in a module of that form."
+        )
+    # torch lets an input of the name of a parameter vanish from the graph
+    return f"{given[0]}_input" if given[0] in module.state_dict() else given[0]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's remarks about its own internals and about packages we do not use from the user."""
-    talker = logging.getLogger("torch.onnx")
-    level = talker.level
-    talker.setLevel(logging.ERROR)
+    """Keep from the user what torch logs, warns and prints about its internals: what matters is raised."""
+    disabled = logging.root.manager.disable
+    logging.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             yield
     finally:
-        talker.setLevel(level)
+        logging.disable(disabled)
 
 
-def _tidy(model: ir.Model) -> None:
-    """Fold what torch writes about shapes; keep everything that has weights.
+def _deepest(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
-    onnxscript's whole optimizer would also fold BatchNormalization, so its parts are chosen here.
-    """
-    optimizer.fold_constants(model)
-    rewrite(
-        model,
-        pattern_rewrite_rules=[
-            rules.remove_optional_bias_from_conv_rule,  # torch spells "no bias" as zeros
-            rules.materialize_reshape_shape_rule,
-        ],
-    )
-    common_passes.RemoveUnusedNodesPass()(model)
-    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common_passes.ClearMetadataAndDocStringPass()(model)
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

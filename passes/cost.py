@@ -117,10 +117,16 @@ def weights_eff(rows: Sequence[Layer]) -> float | None:
     return _mean([(row.mean_bits, row.weights) for row in rows])
 
 
-def activations_eff(rows: Sequence[Layer]) -> float | None:
-    """``sum B_a |A| / sum |A|`` over the inputs of all layers; None if a size is not known."""
-    pairs = [(row.activation_bits, row.inputs) for row in rows if row.inputs is not None]
-    return _mean(pairs) if len(pairs) == len(rows) else None
+def activations_eff(values: Sequence[tuple[float, int | None]]) -> float | None:
+    """``sum B_a |A| / sum |A|``; None if a size is not known.
+
+    Args:
+        values: Width and elements of one sample of every quantized value: graph inputs, what enters a
+            layer, and the operands of a sum too, though no product reads them. Each counts once, however
+            many read it; what only moves codes makes no value of its own.
+    """
+    pairs = [(bits, elements) for bits, elements in values if elements is not None]
+    return _mean(pairs) if len(pairs) == len(values) else None
 
 
 def wcr(rows: Sequence[Layer]) -> float | None:

@@ -7,6 +7,7 @@ __all__ = ["inspect"]
 import collections
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -46,7 +47,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     model = load_model(path)
     kind = _kind(model)
-    rows, stored = _layers(model, kind)
+    rows, values, stored = _layers(model, kind)
     in_integers = {row.name for row in rows if kind == "int" and row.weight_bits != (cost.FLOAT_BITS,)}
     macs = cost.macs(rows)
     share = cost.macs([row for row in rows if row.name in in_integers])
@@ -55,7 +56,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         "operators": dict(sorted(collections.Counter(node.op_type for node in model.graph).items())),
         "bits": {
             "weights_eff": cost.weights_eff(rows),
-            "activations_eff": cost.activations_eff(rows),
+            "activations_eff": cost.activations_eff(values),
             "layers": [_shown(row) for row in rows],
         },
         "cost": {
@@ -85,15 +86,15 @@ def _kind(model: ir.Model) -> str:
     return "qdq" if "DequantizeLinear" in operators else "float"
 
 
-def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
-    """The rows, and the bytes of their weights in the file."""
+def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], Sequence[tuple[float, int | None]], int]:
+    """The layers, width and size of the values, and the bytes of the weights in the file."""
     if kind == "int":
-        return integer_layers.rows(model), integer_layers.stored(model)
+        return integer_layers.rows(model), integer_layers.values(model), integer_layers.stored(model)
     if kind == "qdq":
         try:
             real, plan = extract(model)
         except PassError:
-            return [], 0  # made by another tool, in a way we do not read: the rest is still true
+            return [], [], 0  # made by another tool, in a way we do not read: the rest is still true
         owner = owners(real, plan)
         found = []
         for row in cost.layers(real):
@@ -105,9 +106,20 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
                     activation_bits=activation.bits if activation else row.activation_bits,
                 )
             )
-        return found, sum({row.name: row.weights for row in found}.values())
+        sizes = {str(value.name): integer_layers.size_from(value.shape, 1) for value in _all_values(real)}
+        values = [(entry.bits, sizes[entry.name]) for entry in plan.activations]
+        return found, values, sum({row.name: row.weights for row in found}.values())
     found = cost.layers(model)
-    return found, sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values())
+    inputs = {row.input: (row.activation_bits, row.inputs) for row in found}
+    return (
+        found,
+        list(inputs.values()),
+        sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values()),
+    )
+
+
+def _all_values(model: ir.Model) -> list[ir.Value]:
+    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
 
 
 def _shown(row: cost.Layer) -> dict[str, Any]:

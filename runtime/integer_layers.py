@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["rows", "stored"]
+__all__ = ["rows", "size_from", "stored", "values"]
 
 import math
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.unpack import DOMAIN
+from mpqtool.passes.placement import PASS_THROUGH
 from mpqtool.passes.values import array, int_attribute
 
 _INTEGER = {("", "QLinearConv"): "Conv", (CONTRIB, "QGemm"): "Gemm"}
@@ -25,6 +26,23 @@ def rows(model: ir.Model) -> list[cost.Layer]:
         if row is not None:
             found.append(row)
     return found
+
+
+def values(model: ir.Model) -> list[tuple[int, int | None]]:
+    """Width and elements of one sample of every quantized value, but those that only move codes."""
+    found = []
+    for node in model.graph:
+        if node.domain == DOMAIN:  # it makes weight codes
+            continue
+        codes, source = node.outputs[0], node.inputs[0] if node.inputs else None
+        moved = node.op_type in PASS_THROUGH and source is not None and _is_codes(source)
+        if _is_codes(codes) and not moved:
+            found.append((_bits(codes), size_from(codes.shape, 1)))
+    return found
+
+
+def _is_codes(value: ir.Value) -> bool:
+    return str(value.name).endswith(metadata.SUFFIX) and not value.is_initializer()
 
 
 def stored(model: ir.Model) -> int:
@@ -53,7 +71,7 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
     x, weights = node.inputs[0], math.prod(shape)
     assert x is not None
     noted = node.metadata_props.get(metadata.WEIGHT_BITS)
-    positions = _size(node.outputs[0].shape, 2) if op == "Conv" else 1
+    positions = size_from(node.outputs[0].shape, 2) if op == "Conv" else 1
     return cost.Layer(
         name=name or str(node.inputs[3].name if node.inputs[3] else node.name),
         op=op,
@@ -61,7 +79,7 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
         macs=None if positions is None else weights * positions,
         weights=weights,
         kernels=shape[0],
-        inputs=_size(x.shape, 1),
+        inputs=size_from(x.shape, 1),
         weight_bits=metadata.from_digits(noted) if noted else (8,),
         activation_bits=_bits(x),
     )
@@ -80,7 +98,7 @@ def _float_row(node: ir.Node) -> cost.Layer | None:
         return None
     x, weights = node.inputs[0], math.prod(shape)
     assert x is not None
-    positions = _size(node.outputs[0].shape, 2) if op == "Conv" else 1
+    positions = size_from(node.outputs[0].shape, 2) if op == "Conv" else 1
     return cost.Layer(
         name=str(node.inputs[1].name if node.inputs[1] else node.name),
         op=op,
@@ -88,7 +106,7 @@ def _float_row(node: ir.Node) -> cost.Layer | None:
         macs=None if positions is None else weights * positions,
         weights=weights,
         kernels=shape[0 if op == "Conv" or int_attribute(node, "transB", 0) else -1],
-        inputs=_size(x.shape, 1),
+        inputs=size_from(x.shape, 1),
     )
 
 
@@ -110,7 +128,7 @@ def _bits(codes: ir.Value) -> int:
     return int(node.metadata_props.get(metadata.BITS, "8")) if node is not None else 8
 
 
-def _size(shape: ir.Shape | None, start: int) -> int | None:
+def size_from(shape: ir.Shape | None, start: int) -> int | None:
     """The product of the dimensions from ``start`` on, None if one is not known."""
     if shape is None:
         return None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from mpqtool.passes.constants import constant, scalar_of
 
 

@@ -156,7 +156,7 @@ def test_effective_widths_weigh_by_size() -> None:
         ),
     ]
     assert cost.weights_eff(rows) == 3
-    assert cost.activations_eff(rows) == 5
+    assert cost.activations_eff([(8, 10), (4, 30)]) == 5
 
 
 def test_the_printed_compression_leaves_out_the_ends() -> None:
@@ -177,7 +177,9 @@ def test_bytes_owed_are_whole_and_counted_once_per_tensor() -> None:
 
 def test_unknown_sizes_stay_unknown() -> None:
     row = Layer(name="w", op="Conv", macs=None, weights=9, kernels=1)
-    assert (cost.macs([row]), cost.bitops([row]), cost.c_c([row]), cost.activations_eff([row])) == (None,) * 4
+    assert (cost.macs([row]), cost.bitops([row]), cost.c_c([row])) == (None,) * 3
+    assert cost.activations_eff([(8, 10), (4, None)]) is None
+    assert cost.activations_eff([]) is None
     assert cost.weights_eff([row]) == 32
     assert cost.weights_eff([]) is None
     assert cost.wcr_true([]) is None

@@ -15,6 +15,7 @@ from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.runtime.inspect import inspect
 
 WEIGHTS = {"w0": 4 * 2 * 9, "w1": 8 * 4 * 9, "w2": 8 * 4, "w3": 5 * 8}
+ACTIVATIONS = 4 * 64 + 3 * 8 * 4 + 8
 MACS = {"w0": WEIGHTS["w0"] * 64, "w1": WEIGHTS["w1"] * 4, "w2": WEIGHTS["w2"] * 4, "w3": WEIGHTS["w3"]}
 
 
@@ -56,6 +57,10 @@ def test_widths_are_read_from_the_file(paths: dict[str, pathlib.Path], kind: str
     assert [row["activation_bits"] for row in rows.values()] == [8, 6, 6, 6]
     bits = 4 * (WEIGHTS["w0"] + WEIGHTS["w2"] + WEIGHTS["w3"]) + (0 + 1 + 4 + 9 + 8) * WEIGHTS["w1"] / 8
     assert facts["bits"]["weights_eff"] == pytest.approx(bits / sum(WEIGHTS.values()))
+    # x; r0; both operands of the sum, and the sum; the pooled ones. m0 and f only move codes.
+    values = {8: 2 * 64, 6: ACTIVATIONS}
+    expected = sum(width * count for width, count in values.items()) / sum(values.values())
+    assert facts["bits"]["activations_eff"] == pytest.approx(expected)
     assert facts["bytes"]["weights_owed"] == bits / 8
 
 

@@ -11,7 +11,7 @@ from graphs import calibrated, quantized, residual_cnn
 from hypothesis import HealthCheck, given, settings
 from strategies import Case, cases
 
-from mpqtool.passes import pipelines
+from mpqtool.passes import metadata, pipelines
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
@@ -24,7 +24,10 @@ def _compare(case: Case, *, islands: bool) -> int:
     model = pipelines.lower(pipelines.quantize(case.model, case.plan))
     reference = Reference(model)
     assert reference.codes
-    assert bool(reference.islands) is islands
+    floating = {node.op_type for node in model.graph if node.metadata_props.get(metadata.ISLAND)}
+    # Softmax is a tail; a pool whose scales are too far apart for ONNX Runtime is rare, and right.
+    assert islands or floating <= {"Softmax", "GlobalAveragePool"}
+    assert not islands or floating >= {"Sigmoid", "Mul"}
     exact = {*reference.codes, *reference.exact_outputs}
     shown = [name for name in reference.exact_outputs if name not in {v.name for v in model.graph.outputs}]
     compared = 0
