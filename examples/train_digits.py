@@ -120,7 +120,7 @@ def main() -> None:
     arrays = split_digits()
     model = DigitsNet()
     train(model, torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"]))
-    export_onnx(model, out / "digits.onnx", inputs={"image": (None, 1, 8, 8)})
+    export_onnx(model, out / "digits.onnx", input_shape=(1, 8, 8))
     with replacing(out / "digits.npz") as path:
         np.savez_compressed(path, **arrays)
 

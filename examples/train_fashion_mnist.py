@@ -105,7 +105,7 @@ def main() -> None:
     path = export_onnx(
         resnet20(in_channels=1),
         arguments.out / "resnet20_fashion_mnist.onnx",
-        inputs={"x": (None, 1, 28, 28)},
+        input_shape=(1, 28, 28),
         weights=weights,
     )
     print(f"wrote {path}")

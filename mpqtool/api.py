@@ -195,11 +195,29 @@ def export_onnx(
     model: torch.nn.Module | str,
     out: Path,
     *,
-    inputs: Mapping[str, Sequence[int | None]] | None = None,
-    arguments: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | str | None = None,
     weights: Path | None = None,
+    arg: Mapping[str, Any] | Sequence[str] = (),
+    seed: int = 0,
 ) -> pathlib.Path:
-    """Write a torch module as a float ONNX file; see ``mpqtool.export``."""
+    """Write a torch network as a float ONNX file, BatchNormalization kept, any number of samples.
+
+    Args:
+        model: The network, or ``package.module:factory``, a callable that makes it.
+        out: The ONNX file; appears whole or not at all.
+        input_shape: Shape of one sample, without the batch: ``(1, 28, 28)`` or ``"1,28,28"``. None: the
+            network's own attribute ``input_shape``.
+        weights: State dictionary, ``.safetensors`` or what ``torch.save`` wrote. None: as the network is.
+        arg: Arguments of the factory, ``{"in_channels": 1}`` or ``("in_channels=1",)``.
+        seed: Seed of weights that the factory draws.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OptionError: The factory, its arguments, the weights or the input shape cannot be used.
+        ModelError: torch cannot express the network as ONNX.
+    """
     from .export import export_onnx as engine
 
-    return engine(model, out, inputs=inputs, arguments=arguments, weights=weights)
+    return engine(model, out, input_shape=input_shape, weights=weights, arg=arg, seed=seed)

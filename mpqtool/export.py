@@ -61,12 +61,14 @@ def export_onnx(
             the weights do not fit it, or the input shape is missing or does not fit.
         ModelError: torch cannot express the network as ONNX.
     """
-    if isinstance(model, str):
-        module = _make(model, _arguments(arg), seed)
-    elif arg:
+    if arg and not isinstance(model, str):
         raise OptionError(f"arg is for a factory, and a network was given; got {arg!r}. Leave it out.")
-    else:
-        module = model
+    module: object = _make(model, _arguments(arg), seed) if isinstance(model, str) else model
+    if not isinstance(module, nn.Module):
+        raise OptionError(
+            f"{model!r} gives a {type(module).__name__}, and a torch.nn.Module is needed. "
+            "Name a function or class that makes a network."
+        )
     shape = parse_shape(getattr(module, "input_shape", None) if input_shape is None else input_shape)
     if weights is not None:
         load_weights(module, weights)
@@ -112,12 +114,12 @@ def _arguments(arg: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
             raise OptionError(f"--arg must be NAME=VALUE, as in_channels=1, once for each name; got {text!r}")
         try:
             arguments[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError):
             arguments[name] = value
     return arguments
 
 
-def _make(spec: str, arguments: dict[str, Any], seed: int) -> nn.Module:
+def _make(spec: str, arguments: dict[str, Any], seed: int) -> object:
     """Call the factory, with the seed set for it alone."""
     factory = locate(spec, OptionError)
     try:
@@ -130,20 +132,15 @@ def _make(spec: str, arguments: dict[str, Any], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            module: object = factory(**arguments)
+            return factory(**arguments)
         except Exception as error:  # a user's factory may raise anything
             raise OptionError(f"{spec!r} raised {type(error).__name__}: {_first_line(error)}") from error
-    if not isinstance(module, nn.Module):
-        raise OptionError(
-            f"{spec!r} gives a {type(module).__name__}, and a torch.nn.Module is needed. "
-            "Name a function or class that makes a network."
-        )
-    return module
 
 
 def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
     """Export with a free batch size; two samples, as torch takes a size of 1 for a constant."""
-    name = _input_name(module)
+    taken = set(module.state_dict())
+    input_name = _unused(_input_name(module), taken)
     like = next(module.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
@@ -155,11 +152,13 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
             f"{_first_line(error)}. Give the shape of one sample with --input-shape."
         ) from error
     several = isinstance(outputs, tuple | list)
-    if not all(isinstance(output, Tensor) for output in (outputs if several else [outputs])):
+    returned = outputs if several else [outputs]
+    if not returned or not all(isinstance(output, Tensor) for output in returned):
         raise ModelError(
-            f"The network returns a {type(outputs).__name__} of other things than tensors. "
-            "Return a tensor or a tuple of tensors from forward."
+            f"The network returns ({', '.join(type(output).__name__ for output in returned)}), and a tensor "
+            "or a tuple of tensors can be exported. Return one from forward."
         )
+    output_names = [f"output_{i}" for i in range(len(returned))] if several else ["output"]
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -169,20 +168,18 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
                 optimize=False,  # else BatchNormalization is folded
                 opset_version=_OPSET,
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                input_names=[name],
-                output_names=[f"output_{i}" for i in range(len(outputs))] if several else ["output"],
+                input_names=[input_name],
+                output_names=[_unused(name, {input_name, *taken}) for name in output_names],
                 verbose=False,
             )
+            assert program is not None  # it is None without dynamo
+            model = ir.from_proto(program.model_proto)
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(
             f"torch cannot export the network: {_first_line(_deepest(error))}. Rewrite this part of forward."
         ) from error
-    assert program is not None  # it is None without dynamo
-    model = ir.from_proto(program.model_proto)
-    if any(
-        value.shape is not None and value.shape.rank() and value.shape.is_static(0)
-        for value in model.graph.outputs
-    ):
+    shapes = [value.shape for value in model.graph.outputs if value.shape]
+    if any(found.is_static(0) for found in shapes):
         raise ModelError(
             "The network fixes the batch size: an output has no free first dimension. Use x.shape[0] or "
             "torch.flatten(x, 1) in forward in place of a number."
@@ -192,18 +189,24 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
 
 def _input_name(module: nn.Module) -> str:
     """The one parameter of forward that takes the samples."""
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    signature = inspect.signature(module.forward)
+    parameters = signature.parameters.values()
     given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [
-        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
     if not given or len(needed) > 1:
         raise OptionError(
-            f"The network has forward({', '.join(map(str, parameters))}), and networks of one input, given by "
-            "position, can be exported. Wrap it in a module of that form."
+            f"The network has forward{signature}, and one input, given by position, can be exported. "
+            "Wrap it in a network of that form."
         )
-    # torch lets an input of the name of a parameter vanish from the graph
-    return f"{given[0]}_input" if given[0] in module.state_dict() else given[0]
+    return given[0]
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Torch would take an input that has the name of a weight for that weight."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 @contextlib.contextmanager

@@ -129,6 +129,7 @@ def _freeze(
     network: fx.GraphModule, simulation: IntegerSimulation, model: ir.Model, history: list[dict[str, object]]
 ) -> Finished:
     """Write the weights into the graph as they will be read back: exactly ``scale * code``."""
+    network.cpu()
     with torch.no_grad():
         parameters = dict(network.named_parameters())
         for quantizer in weight_quantizers(network):

@@ -31,7 +31,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def path(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("zoo") / "resnet20.onnx"
-    export_onnx(network, path, inputs={"x": (None, 1, 12, 12)})
+    export_onnx(network, path, input_shape=(1, 12, 12))
     return path
 
 
@@ -51,9 +51,21 @@ def _output(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def test_resnet20_is_the_network_of_the_paper() -> None:
     module = resnet20()
+    first, classifier = 9 * 3 * 16, 64 * 10
+    stages = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
+    shortcuts = (
+        16 * 32 + 32 * 64
+    )  # 1x1 convolutions; the paper's own, without weights, give 0.27 M in table 6
     weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
-    assert weights == 268_336 + 512 + 2_048  # He et al., table 6: 0.27 M; and the two 1x1 shortcuts
+    assert weights == first + stages + shortcuts + classifier == 270_896
     assert module.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("in_channels", [3, 1])
+def test_input_shape_is_one_that_the_network_takes(in_channels: int) -> None:
+    module = resnet20(in_channels=in_channels).eval()
+    assert module.input_shape == (in_channels, 32, 32)
+    assert module(torch.zeros(1, *module.input_shape)).shape == (1, 10)
 
 
 def test_names_are_those_of_the_torch_network_and_of_the_onnx_file(

@@ -98,7 +98,8 @@ class Impq:
         reporter: Reporter,
         save: Callable[[Checkpoint], None],
     ) -> None:
-        self.network, self.trainer, self.settings, self.reporter = network, trainer, settings, reporter
+        self.network = network.to(trainer.accelerator.device)
+        self.trainer, self.settings, self.reporter = trainer, settings, reporter
         self.held_out, self.batches, self.save = held_out, batches, save
         self.state = _State()
         self.accepted: dict[str, Tensor] = {}

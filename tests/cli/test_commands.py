@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pathlib
 from typing import Any
@@ -118,37 +119,58 @@ def test_file_system_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "inputs", "keywords"),
+    ("arguments", "given"),
     [
-        pytest.param([], {}, {}, id="none"),
+        pytest.param([], {}, id="none"),
         pytest.param(
-            ["--input", "a=Nx3x8x8", "--input", "b=2x5", "--arg", "n=3", "--arg", "kind=wide"],
-            {"a": (None, 3, 8, 8), "b": (2, 5)},
-            {"n": 3, "kind": "wide"},
+            [
+                "--input-shape", "1,28,28", "--weights", "w.pt", "--arg", "n=3", "--arg", "kind=wide",
+                "--seed", "7",
+            ],
+            {"input_shape": "1,28,28", "weights": "w.pt", "arg": ("n=3", "kind=wide"), "seed": 7},
             id="all",
         ),
     ],
-)
-def test_export_reads_shapes_and_arguments(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: pathlib.Path,
-    arguments: list[str],
-    inputs: dict[str, Any],
-    keywords: dict[str, Any],
+)  # fmt: skip
+def test_export_hands_its_options_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, arguments: list[str], given: dict[str, Any]
 ) -> None:
-    def export_onnx(factory: str, out: str, **options: Any) -> pathlib.Path:
-        assert options == {"inputs": inputs, "arguments": keywords, "weights": None}
+    def export_onnx(model: str, out: str, **options: Any) -> pathlib.Path:
+        print("a remark of the user's module")  # noqa: T201
+        assert model == "m:f"
+        assert options == {"input_shape": None, "weights": None, "arg": (), "seed": 0, **given}
+        pathlib.Path(out).write_bytes(bytes(12))
         return pathlib.Path(out)
 
     monkeypatch.setattr(mpqtool.api, "export_onnx", export_onnx)
-    assert _run("export", "m:f", "-o", "m.onnx", *arguments).stdout == "m.onnx\n"
+    out = str(tmp_path / "m.onnx")
+    assert _run("export", "m:f", "-o", out, *arguments).stdout == f"{out}\n"
+    shown = _run("export", "m:f", "-o", out, "--json", *arguments).stdout
+    assert json.loads(shown) == {"path": out, "bytes": 12}
 
 
-@pytest.mark.parametrize("text", ["x", "=3x4", "x=", "x=3xX", "x=axb", "x=Nx3x"])
-def test_export_refuses_other_shapes(text: str) -> None:
-    result = _run("export", "m:f", "-o", "m.onnx", "--input", text)
+def test_export_and_its_function_have_the_same_options() -> None:
+    parameters = inspect.signature(mpqtool.export_onnx).parameters
+    options = {option.name for option in cli.get_command(click.Context(cli), "export").params}  # type: ignore[union-attr]
+    assert options - {"as_json"} == set(parameters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--input-shape", "1x28x28"], "got '1x28x28'", id="shape"),
+        pytest.param(["--arg", "classes"], "got 'classes'", id="argument"),
+        pytest.param(["--weights", "none.safetensors"], "No such file", id="weights"),
+    ],
+)
+def test_export_refuses_in_one_line_with_exit_status_2(
+    tmp_path: pathlib.Path, arguments: list[str], message: str
+) -> None:
+    result = _run("export", "mpqtool.zoo:resnet20", "-o", str(tmp_path / "m.onnx"), *arguments)
     assert result.exit_code == 2
-    assert "is not NAME=SHAPE" in result.stderr
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_of_no_run_directory(tmp_path: pathlib.Path) -> None:

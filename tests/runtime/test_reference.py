@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from strategies import Case, cases
 
 from mpqtool.passes import metadata, pipelines
+from mpqtool.runtime import kernels
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
@@ -126,10 +128,26 @@ def test_an_operator_that_cannot_be_computed_is_a_fault(rng: np.random.Generator
         Reference(model).run(feeds)
 
 
-def test_other_threads_of_blas_are_left_alone(rng: np.random.Generator) -> None:
+def _blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_blas_has_one_thread_for_the_time_of_a_run(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, feeds = _lowered(rng)
-    before = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+    seen: list[list[int]] = []
+    average = kernels.average
 
-    Reference(model).run(feeds)
+    def spy(*args: Any) -> Any:
+        seen.append(_blas_threads())
+        return average(*args)
 
-    assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
+    monkeypatch.setattr(kernels, "average", spy)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = _blas_threads()
+        Reference(model).run(feeds)
+
+        assert _blas_threads() == before
+    assert 2 in before
+    assert set(seen[0]) == {1}

@@ -16,6 +16,7 @@ from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import complete
 from mpqtool.passes.values import array, set_array
 from mpqtool.runtime import kernels
+from mpqtool.runtime import verify as engine
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.verify import VerifyResult, verify
@@ -224,6 +225,27 @@ def test_fails_if_the_simulation_is_wrong(
     assert not result.passed
     assert result.codes_different == different
     assert result.first_different == first
+
+
+def test_fails_if_the_file_as_it_is_gives_another_output(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Showing the codes could change what ONNX Runtime does; the file without that counts."""
+    other = ir.load(files.integer)
+    bias = other.graph.initializers["b3.codes"]
+    set_array(bias, np.array(array(bias)) + np.int32(1))
+    session = engine._session
+
+    def of_another_file(model: Any, provider: str, level: str) -> Any:
+        shipped = isinstance(model, pathlib.Path) and level == "extended"
+        return session(ir.to_proto(other).SerializeToString() if shipped else model, provider, level)
+
+    monkeypatch.setattr(engine, "_session", of_another_file)
+
+    result = files.verify()
+
+    assert not result.passed
+    assert result.first_different == "y (ort:extended, the file as it is)"
 
 
 def test_nothing_compared_is_not_passed(files: Files) -> None:

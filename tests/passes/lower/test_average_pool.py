@@ -13,6 +13,7 @@ from mpqtool.passes import arithmetic
 from mpqtool.passes.lower.average_pool import LowerAveragePoolPass
 from mpqtool.passes.pipelines import quantize
 from mpqtool.passes.plan import ActivationQuant, Plan
+from mpqtool.passes.values import array
 
 X = np.random.default_rng(0).normal(size=(5, 3, 6, 4)).astype(np.float32)
 
@@ -63,7 +64,8 @@ def test_pool_is_a_depthwise_convolution_with_ones(
     result = LowerAveragePoolPass()(_model(f"AveragePool <{attributes}>"))
 
     assert result.modified
-    assert "QLinearConv" in ops(result.model)
+    conv = next(node for node in result.model.graph if node.op_type == "QLinearConv")
+    np.testing.assert_array_equal(array(conv.inputs[4]), np.full(3, 1 / 6, np.float32))
     x, y = _lowered_codes(result.model)
     padded = np.pad(x, [(0, 0), (0, 0), (pads[0], pads[0]), (pads[1], pads[1])])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 2), axis=(2, 3))
