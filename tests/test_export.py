@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from collections import Counter
 from collections.abc import Callable
@@ -112,22 +113,6 @@ def test_arguments_of_the_factory(out: pathlib.Path, arg: dict[str, object] | tu
     assert _stored(out)["conv.weight"].shape == (6, 3, 3, 3)
 
 
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ``locate`` find this file, wherever the tests are run from."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
-
-
-def _this_module() -> object:
-    import types
-
-    module = types.ModuleType(__name__)
-    module.__dict__.update(globals())
-    return module
-
-
 def test_seed_decides_the_weights_and_leaves_the_generator_alone(tmp_path: pathlib.Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -226,13 +211,17 @@ def test_several_outputs_and_an_argument_with_a_default(out: pathlib.Path) -> No
 def test_networks_that_cannot_be_exported(
     out: pathlib.Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     forward: Callable[..., object],
     error: type[Exception],
     message: str,
 ) -> None:
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.StreamHandler, "emit", lambda _, record: records.append(record))
     with pytest.raises(error, match=message) as caught:
         mpqtool.export_onnx(_module(forward), out, input_shape=(4,))
     assert "\n" not in str(caught.value)
+    assert [r.getMessage() for r in records if r.levelno >= logging.WARNING] == []
     assert capfd.readouterr() == ("", "")  # of what torch says on the way, nothing is shown
     assert list(out.parent.iterdir()) == []
 
@@ -303,9 +292,7 @@ def test_shapes_are_read(shape: object) -> None:
     assert parse_shape(shape) == (3, 32, 32)
 
 
-@pytest.mark.parametrize(
-    "shape", ["", "3,", "3,0", "3x32", "-1,3", "N,3", (), (3.0, 2.0), (3, True), 32, b"3"]
-)
+@pytest.mark.parametrize("shape", ["", "3,", "3,0", "3x32", "-1,3", "N,3", (), (3.0, 2.0), (3, True), 32])
 def test_other_shapes_are_refused(shape: object) -> None:
-    with pytest.raises(OptionError, match="must be positive integers between commas, .* got "):
+    with pytest.raises(OptionError, match=r"must be positive integers between commas, .* got "):
         parse_shape(shape)

@@ -124,6 +124,6 @@ def test_any_other_bytes_are_refused_in_one_line(
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / name
     path.write_bytes(content)
-    with pytest.raises(OptionError, match="Cannot (read|use) weights") as caught:
+    with pytest.raises(OptionError, match=r"Cannot (read|use) weights") as caught:
         load_weights(_network(), path)
     assert "\n" not in str(caught.value)
