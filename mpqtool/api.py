@@ -72,19 +72,13 @@ def quantize(
         ModelError, DataError, PlanError: What was given cannot be used; nothing is written.
         VerificationError: The engines disagree; no integer file is written.
     """
-    try:
-        settings = QuantizeOptions(
-            method=method,
-            data=None if data is None else os.fspath(data),
-            out=None if out is None else os.fspath(out),
-            **options,
-        )
-    except TypeError:
-        known = list(QuantizeOptions.__dataclass_fields__)
-        unknown = sorted(set(options) - set(known))
-        raise OptionError(
-            f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}"
-        ) from None
+    known = list(QuantizeOptions.__dataclass_fields__)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}")
+    for name, path in (("data", data), ("out", out), ("plan", options.get("plan"))):
+        options[name] = None if path is None else os.fspath(path)
+    settings = QuantizeOptions(method=method, **options)
     from .pipeline import run
 
     return run(pathlib.Path(model), settings, reporter or Reporter(silent=True))
@@ -107,12 +101,8 @@ def lower(qdq: Path, out: Path, *, target: str = "cpu") -> pathlib.Path:
     """
     if target not in TARGETS:
         raise OptionError(f"There is no target {target!r}; targets: {', '.join(TARGETS)}")
-    import onnx_ir as ir
-
     from mpqtool.passes import pipelines
-    from mpqtool.passes.load import load_model
-
-    from .files import replacing
+    from mpqtool.passes.load import load_model, save_model
 
     model = load_model(qdq)
     if not any(node.op_type == "DequantizeLinear" for node in model.graph):
@@ -122,8 +112,7 @@ def lower(qdq: Path, out: Path, *, target: str = "cpu") -> pathlib.Path:
         )
     lowered = pipelines.lower(model, target=target)
     out = pathlib.Path(out)
-    with replacing(out) as beside:
-        ir.save(lowered, beside)
+    save_model(lowered, out)
     return out
 
 
@@ -175,7 +164,7 @@ def verify(
             simulate=simulate,
             labels=split.labels,
             provider=provider,
-            on_batch=lambda *_: progress.advance(),
+            on_batch=progress.advance,
         )
 
 

@@ -13,23 +13,21 @@ import torch
 
 from mpqtool.passes import pipelines
 from mpqtool.passes.load import save_model
-from mpqtool.passes.place import islands
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
 from mpqtool.runtime.verify import VerifyResult, verify
 
 from . import report, rundir
 from .errors import VerificationError
-from .files import write_text
+from .files import replacing, write_text
 from .finish import Finished
 from .job import Job
-from .processes import is_main, wait_for_all
+from .processes import main_first
 from .result import (
     Bits,
     Bytes,
     Cost,
     DataInfo,
-    Island,
     Metric,
     ModelInfo,
     Nodes,
@@ -50,33 +48,37 @@ def emit(job: Job, finished: Finished) -> Result:
     Raises:
         VerificationError: They did not; plan and QDQ file stay for the search of the fault.
     """
+    with main_first() as main:
+        if main:
+            return _emit(job, finished)
+    path = job.out / rundir.RESULT
+    if not path.exists():
+        raise VerificationError(f"The main process wrote no {str(path)!r}; what it says tells why.")
+    return Result(path=job.out, result=json.loads(path.read_text(encoding="utf-8")))
+
+
+def _emit(job: Job, finished: Finished) -> Result:
     out = job.out
-    if not is_main():
-        wait_for_all()
-        return Result(path=out, result=json.loads((out / rundir.RESULT).read_text(encoding="utf-8")))
     with job.timed("lower"):
         write_text(out / rundir.PLAN, finished.plan.to_json())
         qdq = pipelines.quantize(finished.model, finished.plan)
         save_model(qdq, out / rundir.QDQ)
-        unproved = out / f"{rundir.INT}.unproved"
-        save_model(pipelines.lower(qdq), unproved)
-    with job.timed("verify"):
+        lowered = pipelines.lower(qdq)
+    with replacing(out / rundir.INT) as unproved, job.timed("verify"):
+        save_model(lowered, unproved)
         proof = _verify(job, finished.simulation, unproved)
-    if not proof.passed:
-        unproved.unlink()
-        raise VerificationError(
-            f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes "
-            f"differ between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. "
-            f"This is a fault of mpqtool: please report it with {str(out / rundir.QDQ)!r}."
-        )
-    unproved.replace(out / rundir.INT)
+        if not proof.passed:
+            raise VerificationError(
+                f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes "
+                f"differ between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. "
+                f"This is a fault of mpqtool: please report it with {str(out / rundir.QDQ)!r}."
+            )
     content = _result(job, finished, proof)
     job.seconds["total"] = time.perf_counter() - job.started
     content.time_s = Times(**{stage: round(seconds, 3) for stage, seconds in job.seconds.items()})
     result = content.write(out / rundir.RESULT)
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
-    wait_for_all()
     return Result(path=out, result=result)
 
 
@@ -127,10 +129,6 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
             codes_different=proof.codes_different, qdq_max_lsb=proof.qdq_max_lsb, qdq_rate=proof.qdq_rate,
             top1_agreement=proof.top1_agreement,
         ),
-        nodes=Nodes(
-            integer=facts["nodes"]["integer"], float=facts["nodes"]["float"],
-            mac_share_integer=facts["nodes"]["mac_share_integer"],
-            islands=[Island(**dataclasses.asdict(island)) for island in islands(job.folded, finished.plan)],
-        ),
+        nodes=Nodes(**facts["nodes"]),
         history=finished.history,
     )  # fmt: skip

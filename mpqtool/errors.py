@@ -11,6 +11,7 @@
       DataError          the data cannot be read, or does not fit the model
       OptionError        an option has a value that is not allowed
       CheckpointError    a checkpoint cannot be resumed from
+      TrainingError      the training diverged
       VerificationError  two engines gave different integers
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "PassError",
     "PlanError",
     "RuntimeFault",
+    "TrainingError",
     "UnsupportedOpError",
     "VerificationError",
     "user_error",
@@ -49,6 +51,10 @@ class OptionError(MpqError):
 
 class CheckpointError(MpqError):
     """A checkpoint cannot be resumed from."""
+
+
+class TrainingError(MpqError):
+    """The training came to no usable network."""
 
 
 class VerificationError(MpqError):

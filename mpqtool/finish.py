@@ -18,6 +18,7 @@ from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes import pipelines
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Plan, WeightQuant
+from mpqtool.passes.quantize import raise_dead_scales
 
 from .checkpoint import Checkpoint, tensors_under
 from .job import Job
@@ -73,7 +74,8 @@ def finish(job: Job) -> Finished:
 
     simulation = IntegerSimulation(network)
     lr = _LR_SHARE * job.options.lr
-    trainer.fit(simulation, epochs=_EPOCHS, lr=lr, label="in integers", resume=resumed, on_epoch=save)
+    epochs = min(_EPOCHS, job.options.epochs)
+    trainer.fit(simulation, epochs=epochs, lr=lr, label="in integers", resume=resumed, on_epoch=save)
     return _freeze(network, simulation, model, history)
 
 
@@ -102,7 +104,8 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     factors, plan = batch_norm_factors(trained), read_plan(network)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
     activations = [entry.model_copy(update={"scale": _short(entry.scale)}) for entry in plan.activations]
-    return pipelines.fold_batch_norm(trained), plan.replaced(weights=weights, activations=activations)
+    folded = pipelines.fold_batch_norm(trained)
+    return folded, raise_dead_scales(folded, plan.replaced(weights=weights, activations=activations))
 
 
 def _short(scale: float | None) -> float | None:
@@ -121,8 +124,14 @@ def _rescaled(entry: WeightQuant, factor: NDArray[np.float32] | None) -> WeightQ
     if factor is None or entry.scale is None:
         return entry
     scale = np.asarray(entry.scale, np.float32) * np.abs(factor)
-    # A dead channel (gamma 0) has codes 0 whatever its scale.
-    return entry.model_copy(update={"scale": tuple(np.where(scale > 0, scale, 1).astype(float).tolist())})
+    # A kernel times 0 is all zeros, which no odd code is: it gets no bits, and codes 0.
+    dead = scale == 0
+    return entry.model_copy(
+        update={
+            "bits": tuple(0 if gone else bits for bits, gone in zip(entry.bits, dead, strict=True)),
+            "scale": tuple(np.where(dead, 1, scale).astype(float).tolist()),
+        }
+    )
 
 
 def _freeze(

@@ -28,6 +28,7 @@ from mpqtool.passes.quantize import check_fits
 from mpqtool.runtime.predict import predict
 from mpqtool.runtime.session import make_session
 
+from . import rundir
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .data import Data, Split, default_data, load_data
 from .errors import CheckpointError, DataError, ModelError
@@ -35,8 +36,8 @@ from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
 from .reporter import Reporter
+from .samples import input_shapes
 
-_CHECKPOINT = "checkpoint"
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
 _IMPORT_TOLERANCE = 1e-3
 """Largest difference of torch and ONNX Runtime on the float model, in units of the largest output."""
@@ -48,6 +49,7 @@ class Job:
 
     Attributes:
         path: The float file.
+        digest: Its SHA-256.
         options: What to do.
         reporter: Where progress goes.
         out: The run directory.
@@ -65,6 +67,7 @@ class Job:
     """
 
     path: pathlib.Path
+    digest: str
     options: QuantizeOptions
     reporter: Reporter
     out: pathlib.Path
@@ -79,11 +82,6 @@ class Job:
     seconds: dict[str, float]
     started: float
     checkpoint: Checkpoint | None = None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the float file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
     def mode(self) -> Literal["labels", "distill"]:
@@ -101,6 +99,7 @@ class Job:
         for name in ("out", "resume", "data"):
             options.pop(name)
         options["data"] = self.data.spec
+        options["plan"] = None if self.options.plan is None else self.plan.to_json()
         return json.loads(json.dumps({"model": self.digest, "options": options}))  # type: ignore[no-any-return]
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
@@ -108,7 +107,7 @@ class Job:
         if not is_main():
             return
         state = {**checkpoint.state, "stage": stage, "identity": self.identity}
-        save_checkpoint(self.out / _CHECKPOINT, Checkpoint(checkpoint.tensors, state))
+        save_checkpoint(self.out / rundir.CHECKPOINT, Checkpoint(checkpoint.tensors, state))
 
     def resumed(self, stage: str) -> Checkpoint | None:
         """The checkpoint to go on from, if it was taken in this stage."""
@@ -136,8 +135,10 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     """
     started = time.perf_counter()
     path = pathlib.Path(path)
-    model = pipelines.normalize(load_model(path))
-    folded = pipelines.normalize(load_model(path), fold_batch_norm=True)
+    loaded = load_model(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    model = pipelines.normalize(loaded)
+    folded = pipelines.normalize(loaded, fold_batch_norm=True)
     start_weights, start_activations = (int(bits) for bits in parse_bits(options.start_bits))
     plan = place(folded, weight_bits=start_weights, activation_bits=start_activations, grid=Grid.ODD)
     if not plan.weights:
@@ -148,17 +149,15 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         plan = Plan.load(options.plan)
         check_fits(folded, plan)
     network = import_graph(model)
-    data = _read_data(path, model, options)
+    data = _read_data(path, model, options, reporter)
     _check_normal_form(path, model, data.test)
-    if data.held_out:
-        reporter.warn("the data has no test split: its last fifth is held out for testing")
     float_outputs = predict(model, data.test.inputs)
     _check_import(network, data.test, float_outputs)
     tuning, held_out = _split(data.train, options.seed)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
-        path=path, options=options, reporter=reporter, out=out, model=model, folded=folded, plan=plan,
-        data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
+        path=path, digest=digest, options=options, reporter=reporter, out=out, model=model, folded=folded,
+        plan=plan, data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
         metric=metric_name(float_outputs, data.test.labels), seconds={}, started=started,
     )  # fmt: skip
     if options.resume:
@@ -168,7 +167,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 
 
 def _find_checkpoint(job: Job) -> Checkpoint | None:
-    checkpoint = load_checkpoint(job.out / _CHECKPOINT)
+    checkpoint = load_checkpoint(job.out / rundir.CHECKPOINT)
     if checkpoint is None:
         job.reporter.warn(f"nothing to resume in {str(job.out)!r}: starting anew")
         return None
@@ -188,32 +187,32 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
     return checkpoint
 
 
-def _read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions) -> Data:
+def _read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, reporter: Reporter) -> Data:
     spec = options.data or default_data(path)
     if spec is None:
         raise DataError(
             f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
             "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
         )
-    return load_data(
+    classes = _classes(model)
+    data = load_data(
         spec,
-        inputs=_free_shapes(model),
-        classes=_classes(model),
+        inputs=input_shapes(model),
+        classes=classes,
         resize=options.resize,
         mean=options.mean,
         std=options.std,
     )
-
-
-def _free_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
-    """Name and shape of every input; the batch and symbolic sizes are None."""
-    shapes = {}
-    for value in model.graph.inputs:
-        if value.shape is None:
-            raise ModelError(f"Cannot use the model: input {value.name!r} has no shape. Export it with one.")
-        sizes = [size if isinstance(size, int) else None for size in value.shape]
-        shapes[str(value.name)] = (None, *sizes[1:])
-    return shapes
+    if classes is None and data.train.labels is not None:
+        reporter.warn(
+            "the labels are not used: the model does not have one output of shape (batch, classes); the "
+            "float model is the teacher"
+        )
+        train, test = (dataclasses.replace(split, labels=None) for split in (data.train, data.test))
+        data = dataclasses.replace(data, train=train, test=test)
+    if data.held_out:
+        reporter.warn("the data has no test split: its last fifth is held out for testing")
+    return data
 
 
 def _classes(model: ir.Model) -> int | None:

@@ -29,7 +29,12 @@ def score(metric: Metric, outputs: Arrays, reference: Arrays, labels: NDArray[An
         outputs: Outputs over a split, in graph order.
         reference: The float model's outputs over the same split.
         labels: Class indices, for ``top1``.
+
+    Returns:
+        The score; ``-inf`` if an output is NaN or infinite, which is worse than any number.
     """
+    if not all(np.isfinite(output).all() for output in outputs):
+        return -np.inf
     if metric == "sqnr_db":
         return min(_sqnr(y, r) for y, r in zip(outputs, reference, strict=True))
     right = labels if metric == "top1" and labels is not None else reference[0].argmax(1)

@@ -13,6 +13,11 @@ from .errors import OptionError
 METHODS = ("impq",)
 TARGETS = ("cpu",)
 
+_OF_THE_SEARCH = (
+    "start_bits", "target_bits", "max_drop", "epochs", "epoch_samples", "batch_size", "lr", "distill",
+    "resume",
+)  # fmt: skip
+
 _BITS = re.compile(r"W(\d+(?:\.\d+)?)A(\d+(?:\.\d+)?)", re.IGNORECASE)
 _LEAST_BITS, _MOST_BITS = 1.0, 8.0
 
@@ -49,7 +54,7 @@ class QuantizeOptions:
         start_bits: Uniform widths the search starts from, ``W4A8``: weights 4, activations 8.
         target_bits: Effective widths at which the search stops, ``W3A6``; fractions are allowed.
         max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave.
-        epochs: Epochs of fine-tuning after every change of widths.
+        epochs: Epochs of fine-tuning after every change of widths; 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per step.
         lr: Peak learning rate of the fine-tuning.
@@ -79,6 +84,8 @@ class QuantizeOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
+        self._check_plan()
         if self.method not in METHODS:
             raise OptionError(f"There is no method {self.method!r}; methods: {', '.join(METHODS)}")
         start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
@@ -102,6 +109,25 @@ class QuantizeOptions:
             raise OptionError(f"mean must be finite, got {self.mean!r}")
         if self.std is not None and not all(math.isfinite(s) and s > 0 for s in self.std):
             raise OptionError(f"std must be positive and finite, got {self.std!r}")
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            allowed = (int, float) if kind is float else kind
+            wrong_bool = isinstance(value, bool) and kind is not bool
+            if field.default is not None and (wrong_bool or not isinstance(value, allowed)):
+                raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
+
+    def _check_plan(self) -> None:
+        """A plan is applied as it is: what steers the search would do nothing."""
+        if self.plan is None:
+            return
+        for field in dataclasses.fields(self):
+            if field.name in _OF_THE_SEARCH and getattr(self, field.name) != field.default:
+                raise OptionError(
+                    f"{field.name} has no effect with a plan, which is applied without training; "
+                    "leave one out"
+                )
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

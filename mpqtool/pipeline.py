@@ -5,15 +5,16 @@ from __future__ import annotations
 __all__ = ["run"]
 
 import pathlib
+import shutil
 
+from . import rundir
 from .emit import emit
 from .finish import apply_plan, finish
-from .job import prepare
+from .job import Job, prepare
 from .options import QuantizeOptions
-from .processes import is_main
+from .processes import is_main, main_first
 from .reporter import Reporter
 from .result import Result
-from .rundir import begin
 
 
 def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Reporter) -> Result:
@@ -31,13 +32,32 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         PassError: The model or the plan cannot be used; nothing was written.
         DataError: The data cannot be used; nothing was written.
         CheckpointError: ``--resume`` does not fit; nothing was written.
+        TrainingError: The training came to no usable network; no ONNX file was written.
         VerificationError: Two engines gave different integers; ``model.int.onnx`` was not written.
     """
     if not is_main():
         reporter = Reporter(silent=True)
     job = prepare(model_path, options, reporter)  # load, normalize, place quantizers, read the data
-    begin(job)
-    with job.timed("train"):
-        # Learn widths and scales, then fold BatchNormalization and train on in integers.
-        finished = finish(job) if options.plan is None else apply_plan(job)
-    return emit(job, finished)  # plan, QDQ file, integer file, proof, result, report
+    try:
+        _begin(job)
+        with job.timed("train"):
+            # Learn widths and scales, then fold BatchNormalization and train on in integers.
+            finished = finish(job) if options.plan is None else apply_plan(job)
+        return emit(job, finished)  # plan, QDQ file, integer file, proof, result, report
+    finally:
+        reporter.close()
+
+
+def _begin(job: Job) -> None:
+    """Make the directory, and take away what an earlier run left: nothing in it may be of another run."""
+    with main_first() as main:
+        if not main:
+            return
+        job.out.mkdir(parents=True, exist_ok=True)
+        for name in (rundir.PLAN, rundir.QDQ, rundir.INT, rundir.RESULT, rundir.REPORT):
+            (job.out / name).unlink(missing_ok=True)
+        if job.checkpoint is None:
+            (job.out / rundir.LOG).unlink(missing_ok=True)
+            shutil.rmtree(job.out / rundir.CHECKPOINT, ignore_errors=True)
+        job.reporter.open(job.out / rundir.LOG)
+        job.reporter.event("start", path=str(job.path), resumed=job.checkpoint is not None, **job.identity)

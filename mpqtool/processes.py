@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["is_main", "make_accelerator", "wait_for_all"]
+__all__ = ["is_main", "main_first", "make_accelerator"]
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -23,6 +26,13 @@ def is_main() -> bool:
     return bool(PartialState(cpu=_on_cpu()).is_main_process)
 
 
-def wait_for_all() -> None:
-    """Go on when every process has come here."""
-    PartialState(cpu=_on_cpu()).wait_for_everyone()
+@contextlib.contextmanager
+def main_first() -> Iterator[bool]:
+    """A block of which only the main process does the work; all go on when it is done, or has failed.
+
+    Gives whether this is the main process.
+    """
+    try:
+        yield is_main()
+    finally:
+        PartialState(cpu=_on_cpu()).wait_for_everyone()

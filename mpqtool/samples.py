@@ -16,6 +16,7 @@ import onnx_ir as ir
 from .data import Shape, Split, load_data
 from .errors import DataError, ModelError, OptionError
 from .reporter import Reporter
+from .rundir import RESULT
 
 _NOISE_SAMPLES = 256
 
@@ -60,7 +61,7 @@ def samples_for(
 def _recorded_data(int_path: pathlib.Path) -> dict[str, Any] | None:
     """Read from ``result.json`` beside the file which data the run had."""
     try:
-        content = json.loads((int_path.parent / "result.json").read_text())
+        content = json.loads((int_path.parent / RESULT).read_text())
         spec, settings = content["data"]["spec"], content["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -317,7 +317,8 @@ def _global_average(op: Callable[..., Tensor], x: Any) -> Any:
     if not isinstance(x, Codes):
         return NotImplemented
     count = x.centered[0, 0].numel()
-    total = x.centered.sum(tuple(range(2, x.centered.ndim)), keepdim=True)
+    # float64: the sum of a large map can pass 2**24.
+    total = x.centered.double().sum(tuple(range(2, x.centered.ndim)), keepdim=True).float()
     return Pending(
         rescale=lambda scale: total * (x.scale / (scale * count)),
         real=lambda: total * (x.scale / count),

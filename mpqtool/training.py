@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .checkpoint import Checkpoint
 from .data import Split
+from .errors import TrainingError
 from .processes import make_accelerator
 from .quantizers.attach import activation_quantizers
 from .reporter import Reporter
@@ -74,8 +75,8 @@ class Trainer:
         self.accelerator = make_accelerator()
         set_seed(seed)
         self.rows, self.labeled = _Rows(split), split.labels is not None
-        self.batch_size = min(batch_size, len(self.rows))
         self.epoch_samples = min(epoch_samples or len(self.rows), len(self.rows))
+        self.batch_size = min(batch_size, self.epoch_samples)
         self.seed, self.reporter = seed, reporter
         self.teacher = None if teacher is None else self.accelerator.prepare(teacher.eval())
         self.epochs_begun = 0
@@ -94,7 +95,7 @@ class Trainer:
         columns: dict[str, str] | None = None,
         resume: Checkpoint | None = None,
         on_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
-    ) -> float:
+    ) -> None:
         """Train ``module`` in place: SGD with momentum, linear warm-up, cosine to zero.
 
         Args:
@@ -106,8 +107,8 @@ class Trainer:
             resume: A checkpoint taken by ``on_epoch`` in the midst of this very call.
             on_epoch: Called with the number of epochs done and the optimizer's tensors.
 
-        Returns:
-            Mean loss of the last epoch.
+        Raises:
+            TrainingError: The loss is no longer a number.
         """
         module.train()
         wrapped, optimizer = self.accelerator.prepare(module, _optimizer(module, lr))
@@ -117,7 +118,6 @@ class Trainer:
             first, self.epochs_begun = resume.state["epoch"], resume.state["epochs_begun"]
             _restore(optimizer, names, resume.tensors)
         total = epochs * self.steps_per_epoch
-        loss_mean = math.nan
         with self.reporter.progress(total, label) as progress:
             progress.advance(first * self.steps_per_epoch, **(columns or {}))
             for epoch in range(first, epochs):
@@ -125,18 +125,23 @@ class Trainer:
                 for step, (inputs, labels) in enumerate(self._batches(), epoch * self.steps_per_epoch):
                     for group in optimizer.param_groups:
                         group["lr"] = lr * _schedule(step / total)
-                    loss = self._loss(wrapped(*inputs), inputs, labels)
+                    batch_loss = self._loss(wrapped(*inputs), inputs, labels)
                     optimizer.zero_grad()
-                    self.accelerator.backward(loss)
+                    self.accelerator.backward(batch_loss)
                     optimizer.step()
                     _keep_scales_positive(module)
-                    losses.append(loss.detach())
+                    losses.append(batch_loss.detach())
                     progress.advance(1, **(columns or {}))
-                loss_mean = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
-                self.reporter.event("epoch", label=label, epoch=epoch + 1, epochs=epochs, loss=loss_mean)
+                loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+                self.reporter.event("epoch", label=label, epoch=epoch + 1, epochs=epochs, loss=loss)
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"The training diverged: the mean loss of an epoch is {loss} in {label}, at a peak "
+                        f"learning rate of {lr:g}. Give a smaller --lr."
+                    )
                 if on_epoch is not None:
                     on_epoch(epoch + 1, _momenta(optimizer, names))
-        return loss_mean
+        self.accelerator.free_memory()  # it keeps every optimizer and loader it ever prepared
 
     def _batches(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
         """One epoch: each process its share of every batch."""

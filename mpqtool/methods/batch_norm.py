@@ -14,7 +14,7 @@ from mpqtool.importer.normalization import BatchNorm
 
 @torch.no_grad()
 def reestimate(network: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> None:
-    """Replace running statistics by their plain average over the batches.
+    """Replace running statistics by their average over the batches, weighted by their samples.
 
     Quantized weights jump between levels, so the moving averages of training are of several networks.
 
@@ -29,10 +29,14 @@ def reestimate(network: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> 
     network.eval()
     for norm in norms:
         norm.train()
-    for count, batch in enumerate(batches, start=1):
-        for norm in norms:
-            norm.momentum = 1 / count  # the running average becomes the mean of all batches so far
-        network(*batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.train(training)
+    seen = 0
+    try:
+        for batch in batches:
+            seen += len(batch[0])
+            for norm in norms:
+                norm.momentum = len(batch[0]) / seen  # the running average becomes that of all samples so far
+            network(*batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train(training)

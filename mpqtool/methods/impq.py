@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from mpqtool.checkpoint import Checkpoint, tensors_under
+from mpqtool.errors import TrainingError
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
@@ -35,6 +36,7 @@ _LATER_SHARE = 0.15
 _LEAST_WEIGHT_BITS, _LEAST_ACTIVATION_BITS = 1, 2
 _ROLLBACKS = 2
 _ITERATIONS = 200
+"""Iterations of one phase, at most."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ class Impq:
         self.network.load_state_dict(tensors_under("network/", checkpoint.tensors))
         self.accepted = tensors_under("accepted/", checkpoint.tensors)
         self.resumed = checkpoint
+        self.network.eval()
         with torch.no_grad():
             self.network(*next(self.batches()))  # quantizers learn the sizes of their values
 
@@ -119,7 +122,7 @@ class Impq:
         state = self.state
         if self.resumed is None:
             self._set_start_widths()
-        while state.phase != "done" and state.iteration < _ITERATIONS:
+        while state.phase != "done":
             if self.resumed is None and not self._reduce_precision():
                 continue  # the phase is over
             self._fine_tune()
@@ -145,16 +148,8 @@ class Impq:
             return True
         groups = self._groups(state.phase)
         excess = self._excess_bits(state.phase)
-        if excess <= 0 or not groups or state.rollbacks >= _ROLLBACKS:
-            reason = "target met" if excess <= 0 else "no group left" if not groups else "accuracy"
-            self.reporter.event("phase_end", phase=state.phase, reason=reason, **self._bits())
-            if reason == "accuracy":
-                bits = self._bits()[f"{state.phase}_eff"]
-                self.reporter.warn(
-                    f"{state.phase} stay at {bits:.2f} bits: fewer cost more than "
-                    f"{self.settings.max_drop:g} points on held-out data"
-                )
-            self._next_phase("activations" if state.phase == "weights" else "done")
+        if excess <= 0 or not groups or state.rollbacks >= _ROLLBACKS or state.in_phase >= _ITERATIONS:
+            self._end_phase(met=excess <= 0, exhausted=not groups)
             return False
         gains = noise_gains(self.network, self.batches(), seed=self.settings.seed + state.iteration)
         share = _SHARES[state.in_phase] if state.in_phase < len(_SHARES) else _LATER_SHARE
@@ -181,6 +176,25 @@ class Impq:
         )  # fmt: skip
         return True
 
+    def _end_phase(self, *, met: bool, exhausted: bool) -> None:
+        """Go on to the next phase; say why, if the target was not met."""
+        state, settings = self.state, self.settings
+        if met:
+            reason = "target met"
+        elif exhausted:
+            least = _LEAST_WEIGHT_BITS if state.phase == "weights" else _LEAST_ACTIVATION_BITS
+            reason = f"every group that may change is at {least} bits"
+        elif state.rollbacks >= _ROLLBACKS:
+            reason = f"fewer cost more than {settings.max_drop:g} points on held-out data"
+        else:
+            reason = f"{_ITERATIONS} iterations were made"
+        self.reporter.event("phase_end", phase=state.phase, reason=reason, **self._bits())
+        if not met:
+            bits = self._bits()[f"{state.phase}_eff"]
+            target = getattr(settings, f"target_{state.phase}")
+            self.reporter.warn(f"{state.phase} stay at {bits:.2f} bits, the target is {target:g}: {reason}")
+        self._next_phase("activations" if state.phase == "weights" else "done")
+
     def _fine_tune(self) -> None:
         state, settings = self.state, self.settings
         shown = {"held-out": f"{state.history[-1]['held_out']:.2f}"} if state.history else {}
@@ -201,6 +215,11 @@ class Impq:
         """Keep the iteration if held-out data allow it; else go back, and be half as bold."""
         state = self.state
         if state.phase == "start":
+            if not math.isfinite(metric):
+                raise TrainingError(
+                    "The network at the start widths gives outputs that are not numbers. Give a smaller "
+                    "--lr, or wider --start-bits."
+                )
             state.reference = metric
         accepted = metric >= state.reference - self.settings.max_drop
         row = {

@@ -50,6 +50,9 @@ def noise_gains(
     the 5th percentile of the smallest margin count as that, since one sample with a tiny margin would
     otherwise decide the ranking. Gradients are taken at the quantized weights, straight through.
 
+    A weight that several operators use gets the sum of its gains in each: gradients of different uses
+    are taken as uncorrelated.
+
     Source: Gonugondla and Shanbhag, IMPQ, equations 2 to 5.
 
     Args:

@@ -36,8 +36,8 @@ def calibrate(
 ) -> None:
     """Set scale and zero point of each quantizer for the least squared error on the batches.
 
-    Values are those of the float network in front of each quantizer, with every other quantizer at
-    work if it has numbers.
+    Values are those that reach each quantizer while weights are quantized, and every other activation
+    that has numbers already.
 
     Args:
         graph_module: A graph with attached quantizers.
@@ -139,6 +139,7 @@ class _Collector(fx.Interpreter):
     def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
         module = self.fetch_attr(target)
         if isinstance(module, ActivationQuantizer):
+            module.elements = args[0][0].numel()
             if id(module) in self.wanted:
                 flat = args[0].flatten()
                 self.kept[id(module)].append(flat[:: max(1, len(flat) // SAMPLES_PER_VALUE)])

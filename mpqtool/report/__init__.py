@@ -15,6 +15,7 @@ import pydantic
 from mpqtool.errors import DataError
 from mpqtool.files import write_text
 from mpqtool.result import ResultFile
+from mpqtool.rundir import LOG, PLAN, REPORT, RESULT
 
 from . import charts, words
 
@@ -33,7 +34,7 @@ def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
         DataError: There is no ``result.json``, or it is not one of ours.
     """
     folder = pathlib.Path(run_dir)
-    source = folder / "result.json"
+    source = folder / RESULT
     if not source.is_file():
         raise DataError(
             f"No such file: {str(source)!r}. Give the run directory that `mpqtool quantize` made."
@@ -44,8 +45,8 @@ def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"{str(source)!r} is not a result of mpqtool: {where}: {first['msg']}") from error
-    page = folder / "report.html"
-    write_text(page, _render(result, _plan(folder / "plan.json"), _warnings(folder / "log.jsonl")))
+    page = folder / REPORT
+    write_text(page, _render(result, _plan(folder / PLAN), _warnings(folder / LOG)))
     return page
 
 

@@ -1,7 +1,7 @@
 """Plan and float graph to QDQ graph, and back."""
 
-from .complete import check_fits, complete
+from .complete import check_fits, complete, raise_dead_scales
 from .extract import extract
 from .insert import InsertQdqPass
 
-__all__ = ["InsertQdqPass", "check_fits", "complete", "extract"]
+__all__ = ["InsertQdqPass", "check_fits", "complete", "extract", "raise_dead_scales"]

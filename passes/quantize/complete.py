@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_fits", "complete"]
+__all__ = ["check_fits", "complete", "raise_dead_scales"]
 
 from collections.abc import Iterable
 
@@ -89,20 +89,47 @@ def _complete_weight(model: ir.Model, plan: Plan, owner: dict[str, str], planned
     scale = np.asarray(planned.scale, np.float32) if planned.scale is not None else None
     if scale is None:
         scale = arithmetic.fit_weight_scale(numbers, planned.bits, planned.grid)
-        for _, bias, x_scale, _, _ in users:  # a dead kernel must not make its bias overflow
-            scale = np.maximum(scale, (np.abs(bias) / (x_scale * _LARGEST_BIAS)).astype(np.float32))
+        scale = np.maximum(scale, _least_scale(users, len(scale)))
     codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
     for name, bias, x_scale, low, high in users:
         units = np.clip(bias / (np.float64(x_scale) * scale), -(2.0**40), 2.0**40)
         bound = arithmetic.accumulator_bound(codes, np.rint(units).astype(np.int64), low, high)
         if bound > _LARGEST_ACCUMULATOR:
-            needed = float((np.abs(bias) / (x_scale * _LARGEST_BIAS)).max())
+            needed = float(_least_scale(users, len(scale)).max())
             raise PlanError(
                 f"Plan does not fit the model: the accumulator of {name!r} can reach {bound}, "
                 f"allowed {_LARGEST_ACCUMULATOR}. Raise the scales of weight {planned.name!r} "
                 f"to {needed:.3g} or more."
             )
     return planned.model_copy(update={"scale": tuple(float(s) for s in scale)})
+
+
+def raise_dead_scales(model: ir.Model, plan: Plan) -> Plan:
+    """The plan with scales that are too small for their biases raised to ``|b| / (s_x * 2**30)``.
+
+    Only a nearly dead kernel has such a scale, as when BatchNormalization nearly multiplied it by 0: its
+    bias would not fit int32. Its weights are far below the raised scale, and so is what they add.
+
+    Args:
+        model: Normal graph with BatchNormalization folded; not changed.
+        plan: Complete.
+    """
+    owner = owners(model, plan)
+    weights = []
+    for planned in plan.weights:
+        users = list(_users(model, plan, owner, model.graph.initializers[planned.name]))
+        least = _least_scale(users, len(planned.bits))
+        scale = np.maximum(np.asarray(planned.scale, np.float32), least)
+        weights.append(planned.model_copy(update={"scale": tuple(float(s) for s in scale)}))
+    return plan.replaced(weights=weights)
+
+
+def _least_scale(users: Iterable[tuple[str, np.ndarray, float, int, int]], kernels: int) -> np.ndarray:
+    """The smallest scale of each kernel at which its biases fit, with half of int32 to spare."""
+    least = np.zeros(kernels, np.float32)
+    for _, bias, x_scale, _, _ in users:
+        least = np.maximum(least, (np.abs(bias) / (x_scale * _LARGEST_BIAS)).astype(np.float32))
+    return least
 
 
 def _users(
