@@ -25,7 +25,8 @@ from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
 from .batch_norm import reestimate
-from .noise_gain import NoiseGains, noise_gains
+from .groups import Activation, Kernel, activation_bits, prefix, weight_bits
+from .noise_gain import noise_gains
 
 SAMPLES = 512
 """Samples that noise gains and activation scales are taken from."""
@@ -155,12 +156,12 @@ class Impq:
         share = _SHARES[state.in_phase] if state.in_phase < len(_SHARES) else _LATER_SHARE
         allowed = max(1, round(share * state.caution * len(groups)))
         ranked = sorted(groups, key=lambda group: group.sensitivity(gains))
-        chosen = _prefix(ranked, allowed, excess)
+        chosen = prefix(ranked, allowed, excess)
         touched_weights: dict[WeightQuantizer, None] = {}
         touched_activations: dict[ActivationQuantizer, None] = {}
         for group in chosen:
             group.take_a_bit()
-            if isinstance(group, _Kernel):
+            if isinstance(group, Kernel):
                 touched_weights[group.quantizer] = None
             else:
                 touched_activations[group.quantizer] = None
@@ -251,17 +252,17 @@ class Impq:
         }  # fmt: skip
         self.save(Checkpoint(tensors | momenta, state))
 
-    def _groups(self, phase: str) -> list[_Kernel | _Activation]:
+    def _groups(self, phase: str) -> list[Kernel | Activation]:
         """The groups that still have a bit to give."""
         if phase == "weights":
             return [
-                _Kernel(quantizer, index)
+                Kernel(quantizer, index)
                 for quantizer in weight_quantizers(self.network)
                 for index, bits in enumerate(quantizer.bits.tolist())
                 if bits > _LEAST_WEIGHT_BITS
             ]
         return [
-            _Activation(quantizer)
+            Activation(quantizer)
             for quantizer in activation_quantizers(self.network)
             if int(quantizer.bits) > _LEAST_ACTIVATION_BITS
             and quantizer.name not in self.settings.fixed_activations
@@ -270,77 +271,14 @@ class Impq:
     def _excess_bits(self, phase: str) -> float:
         """Bits, over all elements, that stand between here and the target of the phase."""
         if phase == "weights":
-            used, elements = _weight_bits(self.network)
+            used, elements = weight_bits(self.network)
             return used - self.settings.target_weights * elements
-        used, elements = _activation_bits(self.network)
+        used, elements = activation_bits(self.network)
         return used - self.settings.target_activations * elements
 
     def _bits(self) -> dict[str, float]:
-        weights, activations = _weight_bits(self.network), _activation_bits(self.network)
+        weights, activations = weight_bits(self.network), activation_bits(self.network)
         return {
             "weights_eff": weights[0] / weights[1],
             "activations_eff": activations[0] / max(activations[1], 1),
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kernel:
-    """One output channel's weights."""
-
-    quantizer: WeightQuantizer
-    index: int
-
-    @property
-    def elements(self) -> int:
-        return self.quantizer.elements
-
-    def sensitivity(self, gains: NoiseGains) -> float:
-        """``step**2 * E / elements``: growth of the mismatch bound for each bit of storage given up."""
-        step = float(self.quantizer.step[self.index])
-        return step**2 * float(gains.weights[self.quantizer.name][self.index]) / self.elements
-
-    def take_a_bit(self) -> None:
-        self.quantizer.bits[self.index] -= 1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Activation:
-    """One quantized value."""
-
-    quantizer: ActivationQuantizer
-
-    @property
-    def elements(self) -> int:
-        return self.quantizer.elements
-
-    def sensitivity(self, gains: NoiseGains) -> float:
-        """``step**2 * E / elements``."""
-        step = float(self.quantizer.scale.detach())
-        return step**2 * gains.activations.get(self.quantizer.name, 0.0) / max(self.elements, 1)
-
-    def take_a_bit(self) -> None:
-        self.quantizer.bits -= 1
-
-
-def _prefix(ranked: list[_Kernel | _Activation], allowed: int, excess: float) -> list[_Kernel | _Activation]:
-    """The first ``allowed`` groups, or fewer if those already give up ``excess`` bits."""
-    chosen: list[_Kernel | _Activation] = []
-    for group in ranked[:allowed]:
-        if excess <= 0:
-            break
-        chosen.append(group)
-        excess -= group.elements
-    return chosen
-
-
-def _weight_bits(network: fx.GraphModule) -> tuple[int, int]:
-    """Bits and elements of all weights."""
-    quantizers = weight_quantizers(network)
-    bits = sum(int(q.bits.sum()) * q.elements for q in quantizers)
-    return bits, sum(len(q.bits) * q.elements for q in quantizers)
-
-
-def _activation_bits(network: fx.GraphModule) -> tuple[int, int]:
-    """Bits and elements of all quantized values, one sample."""
-    quantizers = activation_quantizers(network)
-    return sum(int(q.bits) * q.elements for q in quantizers), sum(q.elements for q in quantizers)
