@@ -15,9 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
-from torch import fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import pipelines
@@ -26,10 +24,10 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import check_fits
 from mpqtool.runtime.predict import predict
-from mpqtool.runtime.session import make_session
 
 from . import rundir
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .crosscheck import check_import, check_normal_form
 from .data import Data, Split, default_data, load_data
 from .errors import CheckpointError, DataError, ModelError
 from .metrics import Metric, metric_name, score
@@ -39,8 +37,6 @@ from .reporter import Reporter
 from .samples import input_shapes
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
-_IMPORT_TOLERANCE = 1e-3
-"""Largest difference of torch and ONNX Runtime on the float model, in units of the largest output."""
 
 
 @dataclasses.dataclass
@@ -150,9 +146,9 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         check_fits(folded, plan)
     network = import_graph(model)
     data = _read_data(path, model, options, reporter)
-    _check_normal_form(path, model, data.test)
+    check_normal_form(path, model, data.test)
     float_outputs = predict(model, data.test.inputs)
-    _check_import(network, data.test, float_outputs)
+    check_import(network, data.test, float_outputs)
     tuning, held_out = _split(data.train, options.seed)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
@@ -222,39 +218,6 @@ def _classes(model: ir.Model) -> int | None:
         return None
     size = outputs[0].shape[1]
     return size if isinstance(size, int) and size > 1 else None
-
-
-def _check_normal_form(path: pathlib.Path, model: ir.Model, split: Split) -> None:
-    """Refuse to go on with a graph that does not compute what the file computes."""
-    session = make_session(path)
-    first = session.get_inputs()[0].shape[0]
-    count = first if isinstance(first, int) else min(4, len(split))
-    if count > len(split):
-        raise DataError(
-            f"The model fixes a batch of {count}, and the test split has {len(split)} samples. "
-            f"Give at least {count}."
-        )
-    feeds = {name: array[:count] for name, array in split.inputs.items()}
-    _compare(predict(model, feeds), session.run(None, feeds), "normal form of the network")
-
-
-def _compare(found: list[NDArray[Any]], expected: list[NDArray[Any]], what: str) -> None:
-    for y, reference in zip(found, expected, strict=True):
-        largest = max(float(np.abs(reference).max(initial=0)), 1e-6)
-        worst = float(np.abs(y - reference).max(initial=0)) if y.shape == reference.shape else np.inf
-        if not worst <= _IMPORT_TOLERANCE * largest:
-            raise ModelError(
-                f"The {what} gives outputs that differ from the file's by {worst:g} on the first samples, "
-                f"allowed is {_IMPORT_TOLERANCE * largest:g}. Please report the file; it was not changed."
-            )
-
-
-def _check_import(network: fx.GraphModule, split: Split, expected: list[NDArray[Any]]) -> None:
-    """Refuse to train a network that is not the one in the file."""
-    network.eval()
-    with torch.no_grad():
-        got = network(*(torch.from_numpy(array[:16]) for array in split.inputs.values()))
-    _compare([y.numpy() for y in got], [y[:16] for y in expected], "imported network")
 
 
 def _split(train: Split, seed: int) -> tuple[Split, Split]:
