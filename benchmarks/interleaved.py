@@ -22,8 +22,8 @@ def seconds(things: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[
 
 def table(found: Mapping[str, list[float]], *, reference: str) -> str:
     """Median milliseconds, and the median of the ratios to ``reference`` round by round."""
-    lines = [f"{'':<28}{'ms':>9}{'x ' + reference:>12}"]
+    lines = [f"{'':<40}{'ms':>9}{'x ' + reference:>14}"]
     for name, times in found.items():
         ratio = statistics.median(t / r for t, r in zip(times, found[reference], strict=True))
-        lines.append(f"{name:<28}{1000 * statistics.median(times):9.2f}{ratio:12.2f}")
+        lines.append(f"{name:<40}{1000 * statistics.median(times):9.2f}{ratio:14.2f}")
     return "\n".join(lines)

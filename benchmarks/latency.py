@@ -6,6 +6,7 @@ python benchmarks/latency.py model.onnx model.mpq/model.int.onnx [--batch 1] [--
 from __future__ import annotations
 
 import argparse
+import pathlib
 
 import numpy as np
 from interleaved import seconds, table
@@ -23,7 +24,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     things = {}
-    for path in arguments.files:
+    for path in map(pathlib.Path, arguments.files):
         session = make_session(path, threads=arguments.threads)
         feeds = {
             entry.name: rng.random(
@@ -31,8 +32,8 @@ def main() -> None:
             )
             for entry in session.get_inputs()
         }
-        things[path] = lambda session=session, feeds=feeds: session.run(None, feeds)
-    print(table(seconds(things, rounds=arguments.rounds), reference=arguments.files[0]))
+        things[path.name] = lambda session=session, feeds=feeds: session.run(None, feeds)
+    print(table(seconds(things, rounds=arguments.rounds), reference=pathlib.Path(arguments.files[0]).name))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def lower(qdq: Path, out: Path, *, target: str = "cpu") -> pathlib.Path:
     from mpqtool.passes import pipelines
     from mpqtool.passes.load import load_model, save_model
 
+    if os.path.exists(out) and os.path.samefile(qdq, out):
+        raise OptionError(f"{os.fspath(out)!r} is the file that is read; give another one to write to")
     model = load_model(qdq)
     if not any(node.op_type == "DequantizeLinear" for node in model.graph):
         raise ModelError(

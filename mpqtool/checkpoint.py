@@ -6,7 +6,6 @@ __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "tensors_under"]
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .files import replacing
 
 _FILE = "state.safetensors"
 
@@ -34,16 +34,11 @@ class Checkpoint:
 
 def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Write one checkpoint in place of the last one; whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # One file, so that tensors and state can never be of different epochs.
-    path, fresh = folder / _FILE, folder / f"{_FILE}.new"
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
     }
-    save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state)})
-    with open(fresh, "rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(fresh, path)
+    with replacing(folder / _FILE) as fresh:  # one file: tensors and state can never be of different epochs
+        save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state)})
 
 
 def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:

@@ -59,6 +59,8 @@ def emit(job: Job, finished: Finished) -> Result:
 
 def _emit(job: Job, finished: Finished) -> Result:
     out = job.out
+    for name in (rundir.PLAN, rundir.QDQ, rundir.INT, rundir.RESULT, rundir.REPORT):
+        (out / name).unlink(missing_ok=True)  # from here on nothing in it is of an earlier run
     with job.timed("lower"):
         write_text(out / rundir.PLAN, finished.plan.to_json())
         qdq = pipelines.quantize(finished.model, finished.plan)
@@ -123,7 +125,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         ),
         bits=Bits(**facts["bits"]),
         cost=Cost(**facts["cost"]),
-        bytes=Bytes(float=job.path.stat().st_size, **facts["bytes"]),
+        bytes=Bytes(float=job.float_bytes, **facts["bytes"]),
         verify=Verification(
             passed=proof.passed, provider=proof.provider, codes_compared=proof.codes_compared,
             codes_different=proof.codes_different, qdq_max_lsb=proof.qdq_max_lsb, qdq_rate=proof.qdq_rate,

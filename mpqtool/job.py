@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import pipelines
-from mpqtool.passes.load import load_model
+from mpqtool.passes.load import load_model, stored_bytes
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
-from mpqtool.passes.quantize import check_fits
+from mpqtool.passes.quantize import check_fits, extract
 from mpqtool.runtime.predict import predict
 
 from . import rundir
@@ -44,8 +44,9 @@ class Job:
     """One run of ``quantize``, ready to start.
 
     Attributes:
-        path: The float file.
+        path: The float file, or a QDQ file of ours whose weights a plan is applied to.
         digest: Its SHA-256.
+        float_bytes: Bytes of the float model, external data included.
         options: What to do.
         reporter: Where progress goes.
         out: The run directory.
@@ -64,6 +65,7 @@ class Job:
 
     path: pathlib.Path
     digest: str
+    float_bytes: int
     options: QuantizeOptions
     reporter: Reporter
     out: pathlib.Path
@@ -132,6 +134,13 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     started = time.perf_counter()
     path = pathlib.Path(path)
     loaded = load_model(path)
+    if any(node.op_type == "DequantizeLinear" for node in loaded.graph):
+        if options.plan is None:
+            raise ModelError(
+                f"{str(path)!r} is quantized already. Give the float model; or --plan, to apply a plan to "
+                "the weights that this file holds."
+            )
+        loaded, _ = extract(loaded)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
     folded = pipelines.normalize(loaded, fold_batch_norm=True)
@@ -152,7 +161,8 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     tuning, held_out = _split(data.train, options.seed)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
-        path=path, digest=digest, options=options, reporter=reporter, out=out, model=model, folded=folded,
+        path=path, digest=digest, float_bytes=stored_bytes(path),
+        options=options, reporter=reporter, out=out, model=model, folded=folded,
         plan=plan, data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
         metric=metric_name(float_outputs, data.test.labels), seconds={}, started=started,
     )  # fmt: skip
@@ -177,7 +187,7 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
         changed.insert(0, "the model")
     if changed:
         raise CheckpointError(
-            f"Cannot resume {str(job.out)!r}: it was begun with another {', '.join(changed)}. Give "
+            f"Cannot resume {str(job.out)!r}: {', '.join(changed)} changed since it was begun. Give "
             "what it was begun with, or leave --resume out to start anew."
         )
     return checkpoint
@@ -222,7 +232,11 @@ def _classes(model: ir.Model) -> int | None:
 
 def _split(train: Split, seed: int) -> tuple[Split, Split]:
     """Hold out some training samples to decide on: the test split only measures."""
-    count = len(next(iter(train.inputs.values())))
+    count = len(train)
+    if count < 2:
+        raise DataError(
+            f"The training split has {count} samples; at least 2 are needed, one of them to decide on."
+        )
     held_out = min(max(1, round(_HELD_OUT_SHARE * count)), _HELD_OUT_MOST)
     order = np.random.default_rng(seed).permutation(count)
     return _rows(train, np.sort(order[held_out:])), _rows(train, np.sort(order[:held_out]))

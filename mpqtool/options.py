@@ -18,6 +18,8 @@ _OF_THE_SEARCH = (
     "resume",
 )  # fmt: skip
 
+_LARGEST_SEED = 2**32 - 1  # numpy takes no more
+
 _BITS = re.compile(r"W(\d+(?:\.\d+)?)A(\d+(?:\.\d+)?)", re.IGNORECASE)
 _LEAST_BITS, _MOST_BITS = 1.0, 8.0
 
@@ -53,7 +55,8 @@ class QuantizeOptions:
         seed: Seed of every random choice.
         start_bits: Uniform widths the search starts from, ``W4A8``: weights 4, activations 8.
         target_bits: Effective widths at which the search stops, ``W3A6``; fractions are allowed.
-        max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave.
+        max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave,
+            against the network at ``start_bits``.
         epochs: Epochs of fine-tuning after every change of widths; 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per step.
@@ -97,6 +100,8 @@ class QuantizeOptions:
                 "the search only takes bits away"
             )
         self._at_least("seed", 0)
+        if self.seed > _LARGEST_SEED:
+            raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
         self._at_least("epochs", 0)
         self._at_least("epoch_samples", 1)
         self._at_least("batch_size", 1)

@@ -49,13 +49,13 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
 
 
 def _begin(job: Job) -> None:
-    """Make the directory, and take away what an earlier run left: nothing in it may be of another run."""
+    """Make the directory and begin the log; what an earlier run gave stays until training is done."""
     with main_first() as main:
         if not main:
             return
         job.out.mkdir(parents=True, exist_ok=True)
-        for name in (rundir.PLAN, rundir.QDQ, rundir.INT, rundir.RESULT, rundir.REPORT):
-            (job.out / name).unlink(missing_ok=True)
+        if (job.out / rundir.RESULT).exists():
+            job.reporter.warn(f"{str(job.out)!r} holds the files of an earlier run; they will be replaced")
         if job.checkpoint is None:
             (job.out / rundir.LOG).unlink(missing_ok=True)
             shutil.rmtree(job.out / rundir.CHECKPOINT, ignore_errors=True)

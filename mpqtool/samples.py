@@ -51,10 +51,12 @@ def samples_for(
         try:
             split = load_data(recorded.pop("spec"), inputs=shapes, **recorded).test
         except (DataError, OptionError) as error:
-            reporter.warn(f"the data of the run is not there any more: {error}")
-        else:
-            reporter.say("data: the test split of the run that made the file")
-            return split
+            raise DataError(
+                f"The data of the run that made the file cannot be read from here: {error}. "
+                "Give it with --data."
+            ) from error
+        reporter.say("data: the test split of the run that made the file")
+        return split
     return _noise(shapes, reporter)
 
 

@@ -39,11 +39,12 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
     """
     network = attach(import_graph(job.model), job.plan)
     trainer = make_trainer(job, job.tuning)
+    measure = _measure(job, trainer)
     target_weights, target_activations = parse_bits(job.options.target_bits)
     method = Impq(
         network,
         trainer,
-        held_out=_measure(job, trainer),
+        held_out=measure,
         batches=_tuning_batches(job, trainer),
         settings=ImpqSettings(
             target_weights=target_weights,
@@ -53,6 +54,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
             lr=job.options.lr,
             seed=job.options.seed,
             fixed_activations=frozenset(str(value.name) for value in job.folded.graph.inputs),
+            float_metric=measure(import_graph(job.folded)),
         ),
         reporter=job.reporter,
         save=lambda checkpoint: job.save("search", checkpoint),

@@ -29,6 +29,8 @@ __all__ = [
     "rescale_codes",
 ]
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -65,9 +67,20 @@ def quantize(x: ArrayLike, scale: ArrayLike, zero_point: int, low: int, high: in
     return _clamped(codes, low, high)
 
 
-def dequantize(codes: ArrayLike, scale: ArrayLike, zero_point: int = 0) -> Float:
-    """Real values ``scale * (code - zero_point)``, float32."""
-    return (np.asarray(codes, np.int32) - zero_point).astype(np.float32) * _f32(scale)
+def dequantize(codes: ArrayLike, scale: ArrayLike, zero_point: ArrayLike = 0, *, axis: int = -1) -> Float:
+    """Real values ``scale * (code - zero_point)``, float32; vectors of these two are along ``axis``."""
+    integers = np.asarray(codes, np.int32)
+
+    def along(numbers: NDArray[Any]) -> NDArray[Any]:
+        if numbers.ndim != 1 or integers.ndim < 2:
+            return numbers
+        shape = [1] * integers.ndim
+        shape[axis] = -1
+        return numbers.reshape(shape)
+
+    centered = integers - along(np.asarray(zero_point, np.int32))
+    real: Float = centered.astype(np.float32) * along(_f32(scale))
+    return real
 
 
 def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: Grid) -> NDArray[np.int8]:

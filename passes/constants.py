@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .values import array, set_array
+from .values import add_initializer, array, names, numbered
 
 
 def constant(graph: ir.Graph, name: str, numbers: NDArray[Any] | np.generic) -> ir.Value:
@@ -18,18 +18,14 @@ def constant(graph: ir.Graph, name: str, numbers: NDArray[Any] | np.generic) -> 
 
     If the name is taken by another value or another array, ``name_1``, ``name_2``, ... are tried.
     """
-    data = np.asarray(numbers)
-    candidate, count = name, 0
-    while (found := graph.initializers.get(candidate)) is not None:
-        held = array(found)
+    data, taken = np.asarray(numbers), names(graph)
+    for candidate in numbered(name):
+        if candidate not in taken:
+            return add_initializer(graph, candidate, data)
+        held = array(graph.initializers.get(candidate))
         if held is not None and held.dtype == data.dtype and np.array_equal(held, data):
-            return found
-        count += 1
-        candidate = f"{name}_{count}"
-    value = ir.Value(name=candidate)
-    set_array(value, data)
-    graph.register_initializer(value)
-    return value
+            break
+    return graph.initializers[candidate]
 
 
 def scalar_of(value: ir.Value | None) -> Any | None:

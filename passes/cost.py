@@ -5,7 +5,7 @@ Definitions, with ``o`` a kernel (one output channel's weights):
 - ``MACs = |W| * positions``, of a Conv ``O * (C / groups) * kh * kw * Ho * Wo``, at batch 1.
 - ``BitOPs = sum MACs[o] * B_w[o] * B_a``, ``B_a`` the width of the layer's input.
 - ``C_C = sum MACs[o] * (B_w[o] * B_a + B_w[o] + B_a + log2 M)``, ``M = |W| / O`` the products in one sum.
-- ``B_w,eff`` and ``B_a,eff``: widths averaged over all weights, and over all inputs of layers.
+- ``B_w,eff`` and ``B_a,eff``: widths averaged over all weights, and over all quantized values.
 - ``WCR = 32 / B_w`` over the layers between the first and the last; ``WCR_true`` over all of them.
 
 Sources: AdaQAT (BitOPs, WCR); IMPQ, equations 6 and 7 (``B_eff``, ``C_C``), where ``N`` counts MACs.
@@ -15,12 +15,16 @@ from __future__ import annotations
 
 __all__ = [
     "FLOAT_BITS",
+    "OPERATORS",
     "Layer",
     "activations_eff",
     "bitops",
     "c_c",
+    "layer",
     "layers",
     "macs",
+    "positions",
+    "size",
     "wcr",
     "wcr_true",
     "weights_eff",
@@ -37,6 +41,8 @@ from onnx_ir.passes.common import ShapeInferencePass
 from .values import array, int_attribute, is_op
 
 FLOAT_BITS = 32
+OPERATORS = ("Conv", "Gemm", "MatMul")
+"""What counts as a layer, if its weight is a constant."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,39 +159,48 @@ def layers(model: ir.Model) -> list[Layer]:
     widths leave ``macs`` and ``inputs`` None. The model is left as it is.
     """
     sized = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
-    return [row for node in sized.graph if (row := _row(node)) is not None]
+    weights = ((node, array(node.inputs[1])) for node in sized.graph if is_op(node, *OPERATORS))
+    return [layer(node, weight.shape) for node, weight in weights if weight is not None]
 
 
-def _row(node: ir.Node) -> Layer | None:
-    weight = array(node.inputs[1]) if is_op(node, "Conv", "Gemm", "MatMul") else None
-    if weight is None:
-        return None
+def layer(node: ir.Node, weight: tuple[int, ...]) -> Layer:
+    """The row of one node of ``OPERATORS``, all float.
+
+    Args:
+        node: With the shapes of its values.
+        weight: Shape of the weight.
+    """
     x, out, held = node.inputs[0], node.outputs[0], node.inputs[1]
     assert x is not None  # the schema asks for both
     assert held is not None
     rows_are_kernels = is_op(node, "Conv") or bool(int_attribute(node, "transB", 0))
-    positions = _count(out.shape, 2, None) if is_op(node, "Conv") else _count(out.shape, 1, -1)
+    weights = math.prod(weight)
+    places = positions(node.op_type, out.shape)
     return Layer(
         name=str(held.name),
         op=node.op_type,
         input=str(x.name),
-        macs=None if positions is None else weight.size * positions,
-        weights=weight.size,
-        kernels=weight.shape[0 if rows_are_kernels else -1],
-        inputs=_count(x.shape, 1, None),
+        macs=None if places is None else weights * places,
+        weights=weights,
+        kernels=weight[0 if rows_are_kernels else -1],
+        inputs=size(x.shape, 1),
     )
 
 
-def _count(shape: ir.Shape | None, start: int, stop: int | None) -> int | None:
+def positions(op: str, out: ir.Shape | None) -> int | None:
+    """How often one of ``OPERATORS`` applies its weights to one sample, by the shape of its result."""
+    if op == "Gemm":
+        return 1
+    return size(out, 2) if op == "Conv" else size(out, 1, -1)
+
+
+def size(shape: ir.Shape | None, start: int, stop: int | None = None) -> int | None:
     """The product of some dimensions, None if one is not known."""
     if shape is None:
         return None
     dims = tuple(shape)[start:stop]
-    return (
-        math.prod(dim for dim in dims if isinstance(dim, int))
-        if all(isinstance(d, int) for d in dims)
-        else None
-    )
+    known = [dim for dim in dims if isinstance(dim, int)]
+    return math.prod(known) if len(known) == len(dims) else None
 
 
 def _mean(pairs: list[tuple[float, int]]) -> float | None:

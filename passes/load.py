@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "load_model", "save_model"]
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "load_model", "save_model", "stored_bytes"]
 
 import os
 import pathlib
@@ -160,3 +160,13 @@ def _check_finite(source: pathlib.Path, name: str, tensor: ir.TensorProtocol) ->
         f"Cannot use {str(source)!r}: tensor {name!r} holds {int((~finite).sum())} numbers that are NaN or "
         "infinite; weights must be finite. Train or export the model again."
     )
+
+
+def stored_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes of a model on disk, the files that hold its external data included."""
+    path = pathlib.Path(path)
+    proto = onnx.load(path, load_external_data=False)
+    places = {
+        entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / place for place in places)))

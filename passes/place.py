@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Island", "islands", "owners", "place"]
-
-import dataclasses
+__all__ = ["owners", "place"]
 
 import onnx_ir as ir
 
 from .placement import Placement
 from .plan import ActivationQuant, Grid, Plan, WeightQuant
-from .values import array
+from .values import all_values, array
 
 INPUT_BITS = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Island:
-    """A float operator that an integer file keeps.
-
-    Attributes:
-        name: The node.
-        op: Its operator.
-        reason: Why it has no integer form, for people.
-    """
-
-    name: str
-    op: str
-    reason: str
 
 
 def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid) -> Plan:
@@ -77,23 +60,8 @@ def owners(model: ir.Model, plan: Plan) -> dict[str, str]:
     found = Placement(model.graph)
     names = {entry.name for entry in plan.activations}
     result = {}
-    for value in (*model.graph.inputs, *(out for node in model.graph for out in node.outputs)):
+    for value in all_values(model.graph):
         owner = found.owner(value)
         if owner is not None and owner.name in names:
             result[str(value.name)] = str(owner.name)
-    return result
-
-
-def islands(model: ir.Model, plan: Plan) -> list[Island]:
-    """The operators that compute in float between, before or after the quantized values of a plan.
-
-    Operators that only move values do not count, nor do those that compute shapes.
-    """
-    found = Placement(model.graph)
-    names = {entry.name for entry in plan.activations}
-    result = []
-    for node in model.graph:
-        reason = found.float_reason(node, names)
-        if reason is not None:
-            result.append(Island(name=str(node.name), op=node.op_type, reason=reason))
     return result

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["PASS_THROUGH", "Placement"]
-
-from collections.abc import Collection
+__all__ = ["CLAMPS", "MOVES", "PASS_THROUGH", "Placement"]
 
 import onnx_ir as ir
 
-from .values import array, int_attribute, is_activation, is_op, only_user
+from .values import all_values, array, is_activation, is_canonical_gemm, is_op, only_user
 
 MOVES = ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+"""Operators that give the elements of their input in another shape or order."""
 CLAMPS = ("Relu", "Clip")
 PASS_THROUGH = ("MaxPool", *MOVES, *CLAMPS)
 """Operators whose output shares the scale, zero point and bits of their first input."""
 
-WEIGHTED = ("Conv", "Gemm")
 POOLS = ("GlobalAveragePool", "AveragePool")
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
@@ -32,7 +30,6 @@ class Placement:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
         self.weights: list[ir.Value] = []
         wanted: set[ir.Value] = set()
         joined: list[list[ir.Value]] = []
@@ -53,11 +50,8 @@ class Placement:
             wanted.update(values)
             if is_op(node, "Add"):
                 joined.append(values)
-        self.quantized = [value for value in self._all_values() if value in wanted]
+        self.quantized = [value for value in all_values(graph) if value in wanted]
         self.ties = _tie(self.quantized, joined)
-
-    def _all_values(self) -> list[ir.Value]:
-        return [*self._graph.inputs, *(out for node in self._graph for out in node.outputs)]
 
     def owner(self, value: ir.Value | None) -> ir.Value | None:
         """The value whose scale this one shares; itself if it has its own, None for a constant."""
@@ -84,27 +78,11 @@ class Placement:
         count = None if is_op(node, "Add", "Concat") else 1
         return all(self.is_nonnegative(source) for source in node.inputs[:count])
 
-    def float_reason(self, node: ir.Node, quantized: Collection[str]) -> str | None:
-        """Why the node computes in float under a plan of these values; None if it does not."""
-        if not is_activation(node.outputs[0]) or not any(is_activation(value) for value in node.inputs):
-            return None  # arithmetic on shapes and constants
-        if is_op(node, *MOVES):
-            return None
-        if is_quantizable(node):
-            return _inexact_reason(node)
-        first = self.owner(node.outputs[0])
-        if is_op(node, *PASS_THROUGH) and (is_pass_through(node) or is_absorbed(node)):
-            in_codes = first is not None and first.name in quantized
-            made_by = _chain_start(node)
-            if in_codes and (made_by is None or is_quantizable(made_by)):
-                return None
-            return "its input is float"
-        return _missing_form(node)
-
 
 def is_weighted(node: ir.Node) -> bool:
-    """Whether the node multiplies an activation by a constant weight."""
-    return is_op(node, *WEIGHTED) and array(node.inputs[1]) is not None and is_activation(node.inputs[0])
+    """Whether the node multiplies an activation by a constant weight, a Gemm in the canonical form."""
+    weighted = is_op(node, "Conv") or is_canonical_gemm(node)
+    return weighted and array(node.inputs[1]) is not None and is_activation(node.inputs[0])
 
 
 def is_quantizable(node: ir.Node) -> bool:
@@ -164,23 +142,3 @@ def _tie(order: list[ir.Value], joined: list[list[ir.Value]]) -> dict[ir.Value, 
         for value in values:
             leader[find(value)] = first
     return {value: str(find(value).name) for value in leader}
-
-
-def _inexact_reason(node: ir.Node) -> str | None:
-    if not is_op(node, "AveragePool"):
-        return None
-    padded = "pads" in node.attributes and any(node.attributes["pads"].as_ints())
-    padded = padded or "auto_pad" in node.attributes or bool(int_attribute(node, "ceil_mode", 0))
-    if padded and not int_attribute(node, "count_include_pad", 0):
-        return "its padding is not counted, so the divisor differs from place to place"
-    return None
-
-
-def _missing_form(node: ir.Node) -> str:
-    if is_op(node, *WEIGHTED):
-        return "its weight is not a constant"
-    if is_op(node, "BatchNormalization"):
-        return "no Conv or Gemm before it can take it in"
-    if is_op(node, "Add"):
-        return "one operand is a constant"
-    return f"{node.op_type} has no integer form here"

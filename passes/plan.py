@@ -7,7 +7,7 @@ the normal graph with BatchNormalization folded, so a weight scale is in units o
 
 from __future__ import annotations
 
-__all__ = ["ActivationQuant", "Grid", "Plan", "WeightQuant"]
+__all__ = ["ActivationQuant", "Grid", "Plan", "WeightQuant", "first_fault"]
 
 import enum
 import json
@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Annotated
 
+import numpy as np
 import pydantic
 
 from .errors import PlanError
@@ -111,11 +112,11 @@ class Plan(_Frozen):
             if twice:
                 raise ValueError(f"listed twice: {', '.join(twice)}")
         for tie, scales in self._tied_scales().items():
-            exponents = [math.log2(scale / scales[0]) for scale in scales]
-            if any(abs(e - round(e)) > 1e-6 for e in exponents):
+            mantissas = {math.frexp(float(np.float32(scale)))[0] for scale in scales}  # files hold float32
+            if len(mantissas) > 1:
                 raise ValueError(
                     f"the scales of tie {tie!r} must be powers of two of each other, got "
-                    f"{', '.join(f'{scale:g}' for scale in scales)}"
+                    f"{', '.join(f'{scale:.9g}' for scale in scales)}"
                 )
         return self
 
@@ -174,11 +175,9 @@ class Plan(_Frozen):
         try:
             return cls.model_validate_json(text)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise PlanError(
-                f"Cannot use {source}: {where + ': ' if where else ''}{first['msg']}"
-                f"{_found(first.get('input'))}. Mend the file, or leave --plan out to make a new one."
+                f"Cannot use {source}: {first_fault(error)}. "
+                "Mend the file, or leave --plan out to make a new one."
             ) from None
 
     @classmethod
@@ -190,6 +189,13 @@ class Plan(_Frozen):
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise PlanError(f"Cannot read plan {str(path)!r}: {reason}.") from None
         return cls.from_json(text, source=repr(str(path)))
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Where the first fault is, what it is and what was found, in one line."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where + ': ' if where else ''}{first['msg']}{_found(first.get('input'))}"
 
 
 def _found(value: object) -> str:

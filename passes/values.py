@@ -4,22 +4,34 @@ from __future__ import annotations
 
 __all__ = [
     "add_initializer",
+    "all_values",
     "array",
+    "as_row",
     "float_attribute",
     "int_attribute",
     "is_activation",
+    "is_canonical_gemm",
     "is_op",
+    "names",
+    "numbered",
     "only_user",
+    "own",
     "replace_value",
     "set_array",
     "stamp",
     "unused_name",
 ]
 
+import itertools
+import logging
+from collections.abc import Collection, Iterator
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 
 def array(value: ir.Value | None) -> NDArray[Any] | None:
@@ -46,20 +58,65 @@ def add_initializer(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Val
     return value
 
 
+def own(
+    graph: ir.Graph, value: ir.Value, numbers: NDArray[Any], *, users: Collection[ir.Node], copy: str
+) -> ir.Value:
+    """The initializer with these numbers: edited if only ``users`` use it, else a copy called ``copy``."""
+    alone = set(value.consumers()) <= set(users)
+    if alone and value.is_initializer() and not value.is_graph_output():
+        set_array(value, numbers)
+        return value
+    logger.info("Copied %s as %s: other nodes use it too", value.name, copy)
+    return add_initializer(graph, copy, numbers)
+
+
+def as_row(numbers: NDArray[Any] | None, kernels: int, *, rank: int) -> NDArray[Any] | None:
+    """``[kernels]`` from one float32 number or ``[1, kernels, 1, ...]`` of this rank; None from the rest."""
+    if numbers is None or numbers.dtype != np.float32 or numbers.ndim > rank:
+        return None
+    padded = (1,) * (rank - numbers.ndim) + numbers.shape
+    if numbers.size != 1 and padded != (1, kernels, *[1] * (rank - 2)):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(numbers.reshape(-1), (kernels,)))
+
+
 def unused_name(graph: ir.Graph, name: str) -> str:
     """``name``, or ``name_1``, ``name_2``, ... if a value of the graph has it already."""
-    taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {output.name for node in graph for output in node.outputs}
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
+    taken = names(graph)
+    return next(candidate for candidate in numbered(name) if candidate not in taken)
+
+
+def names(graph: ir.Graph) -> set[str]:
+    """The names of all values of a graph, initializers too."""
+    return {str(value.name) for value in all_values(graph)} | set(graph.initializers)
+
+
+def numbered(name: str) -> Iterator[str]:
+    """``name``, ``name_1``, ``name_2``, ... without end."""
+    yield name
+    yield from (f"{name}_{count}" for count in itertools.count(1))
+
+
+def all_values(graph: ir.Graph) -> list[ir.Value]:
+    """What goes into a graph and what its nodes make, in this order."""
+    return [*graph.inputs, *(value for node in graph for value in node.outputs)]
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether the node is one of these operators of the standard domain."""
     return node is not None and node.domain == "" and node.op_type in op_types
+
+
+def is_canonical_gemm(node: ir.Node | None) -> bool:
+    """Whether the node is a Gemm that computes ``x @ w.T + bias``."""
+    return (
+        is_op(node, "Gemm")
+        and node is not None
+        and not int_attribute(node, "transA", 0)
+        and int_attribute(node, "transB", 0) == 1
+        and float_attribute(node, "alpha", 1.0) == 1.0
+        and float_attribute(node, "beta", 1.0) == 1.0
+    )
 
 
 def is_activation(value: ir.Value | None) -> bool:

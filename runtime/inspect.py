@@ -16,9 +16,10 @@ from mpqtool.passes import cost, metadata
 from mpqtool.passes.errors import PassError
 from mpqtool.passes.load import load_model
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.lower.unpack import DOMAIN
 from mpqtool.passes.place import owners
+from mpqtool.passes.placement import MOVES
 from mpqtool.passes.quantize import extract
+from mpqtool.passes.values import all_values, is_op
 
 from . import integer_layers
 
@@ -72,9 +73,8 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "weights_stored": stored,
         },
         "nodes": {
-            **_count_nodes(model, kind),
+            **_nodes(model, kind),
             "mac_share_integer": share / macs if macs and share is not None else None,
-            "islands": _islands(model),
         },
     }
 
@@ -106,7 +106,7 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], Sequence[tupl
                     activation_bits=activation.bits if activation else row.activation_bits,
                 )
             )
-        sizes = {str(value.name): integer_layers.size_from(value.shape, 1) for value in _all_values(real)}
+        sizes = {str(value.name): cost.size(value.shape, 1) for value in all_values(real.graph)}
         values = [(entry.bits, sizes[entry.name]) for entry in plan.activations]
         return found, values, sum({row.name: row.weights for row in found}.values())
     found = cost.layers(model)
@@ -116,10 +116,6 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], Sequence[tupl
         list(inputs.values()),
         sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values()),
     )
-
-
-def _all_values(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
 
 
 def _shown(row: cost.Layer) -> dict[str, Any]:
@@ -135,26 +131,40 @@ def _shown(row: cost.Layer) -> dict[str, Any]:
     }
 
 
-def _count_nodes(model: ir.Model, kind: str) -> dict[str, int]:
+def _nodes(model: ir.Model, kind: str) -> dict[str, Any]:
     """Nodes that compute on codes, and nodes that compute in float; what is computed at load is neither."""
-    integer = real = 0
+    constant: set[ir.Value | None] = {None, *model.graph.initializers.values()}
+    integer, real = 0, []
     for node in model.graph:
-        if node.domain == DOMAIN or all(v is None or v.is_initializer() for v in node.inputs):
-            continue
-        codes = node.domain == CONTRIB or node.op_type.startswith("QLinear")
-        codes = codes or node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        codes = codes or node.outputs[0].dtype in (ir.DataType.UINT8, ir.DataType.INT8)
-        codes = codes or metadata.EXACT in node.metadata_props
-        if kind == "int" and codes and metadata.ISLAND not in node.metadata_props:
+        if constant.issuperset(node.inputs):
+            constant.update(node.outputs)
+        elif kind == "int" and _on_codes(node):
             integer += 1
         else:
-            real += 1
-    return {"integer": integer, "float": real}
+            real.append(node)
+    return {
+        "integer": integer,
+        "float": len(real),
+        "islands": [_island(node) for node in real if kind == "int" and _computes(node)],
+    }
 
 
-def _islands(model: ir.Model) -> list[dict[str, str]]:
-    return [
-        {"name": str(node.name), "op": node.op_type, "reason": reason}
-        for node in model.graph
-        if (reason := node.metadata_props.get(metadata.ISLAND))
-    ]
+def _on_codes(node: ir.Node) -> bool:
+    """Whether a node of an integer file computes with codes, or exactly what an operator on codes would."""
+    if metadata.ISLAND in node.metadata_props:
+        return False
+    codes = node.domain == CONTRIB or node.op_type.startswith("QLinear")
+    codes = codes or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    codes = codes or node.outputs[0].dtype in (ir.DataType.UINT8, ir.DataType.INT8)
+    return codes or metadata.EXACT in node.metadata_props
+
+
+def _computes(node: ir.Node) -> bool:
+    """Whether a float node is a real operator, and none that moves values or makes shapes or codes."""
+    known_float = node.outputs[0].dtype in (None, ir.DataType.FLOAT)
+    return known_float and not is_op(node, *MOVES, "Dropout")
+
+
+def _island(node: ir.Node) -> dict[str, str]:
+    reason = node.metadata_props.get(metadata.ISLAND) or "it has no integer form"
+    return {"name": str(node.name), "op": node.op_type, "reason": reason}

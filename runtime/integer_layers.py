@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["rows", "size_from", "stored", "values"]
+__all__ = ["rows", "stored", "values"]
 
 import math
 
@@ -12,10 +12,9 @@ from mpqtool.passes import cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.unpack import DOMAIN
 from mpqtool.passes.placement import PASS_THROUGH
-from mpqtool.passes.values import array, int_attribute
+from mpqtool.passes.values import array, is_op
 
 _INTEGER = {("", "QLinearConv"): "Conv", (CONTRIB, "QGemm"): "Gemm"}
-_FLOAT = {("", "Conv"): "Conv", ("", "Gemm"): "Gemm", ("", "MatMul"): "MatMul"}
 
 
 def rows(model: ir.Model) -> list[cost.Layer]:
@@ -37,7 +36,7 @@ def values(model: ir.Model) -> list[tuple[int, int | None]]:
         codes, source = node.outputs[0], node.inputs[0] if node.inputs else None
         moved = node.op_type in PASS_THROUGH and source is not None and _is_codes(source)
         if _is_codes(codes) and not moved:
-            found.append((_bits(codes), size_from(codes.shape, 1)))
+            found.append((_bits(codes), cost.size(codes.shape, 1)))
     return found
 
 
@@ -51,7 +50,7 @@ def stored(model: ir.Model) -> int:
     for node in model.graph:
         if metadata.WEIGHT in node.metadata_props:
             value = node.inputs[3]
-        elif (node.domain, node.op_type) in _FLOAT:
+        elif is_op(node, *cost.OPERATORS):
             value = node.inputs[1]
         else:
             continue
@@ -71,7 +70,7 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
     x, weights = node.inputs[0], math.prod(shape)
     assert x is not None
     noted = node.metadata_props.get(metadata.WEIGHT_BITS)
-    positions = size_from(node.outputs[0].shape, 2) if op == "Conv" else 1
+    positions = cost.positions(op, node.outputs[0].shape)
     return cost.Layer(
         name=name or str(node.inputs[3].name if node.inputs[3] else node.name),
         op=op,
@@ -79,7 +78,7 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
         macs=None if positions is None else weights * positions,
         weights=weights,
         kernels=shape[0],
-        inputs=size_from(x.shape, 1),
+        inputs=cost.size(x.shape, 1),
         weight_bits=metadata.from_digits(noted) if noted else (8,),
         activation_bits=_bits(x),
     )
@@ -92,22 +91,8 @@ def _counts(node: ir.Node) -> bool:
 
 
 def _float_row(node: ir.Node) -> cost.Layer | None:
-    op = _FLOAT.get((node.domain, node.op_type))
-    shape = _weight_shape(node.inputs[1]) if op is not None else None
-    if op is None or shape is None:
-        return None
-    x, weights = node.inputs[0], math.prod(shape)
-    assert x is not None
-    positions = size_from(node.outputs[0].shape, 2) if op == "Conv" else 1
-    return cost.Layer(
-        name=str(node.inputs[1].name if node.inputs[1] else node.name),
-        op=op,
-        input=str(x.name),
-        macs=None if positions is None else weights * positions,
-        weights=weights,
-        kernels=shape[0 if op == "Conv" or int_attribute(node, "transB", 0) else -1],
-        inputs=size_from(x.shape, 1),
-    )
+    shape = _weight_shape(node.inputs[1]) if is_op(node, *cost.OPERATORS) else None
+    return None if shape is None else cost.layer(node, shape)
 
 
 def _weight_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -126,11 +111,3 @@ def _bits(codes: ir.Value) -> int:
     """The width of codes, noted on the node that makes them."""
     node = codes.producer()
     return int(node.metadata_props.get(metadata.BITS, "8")) if node is not None else 8
-
-
-def size_from(shape: ir.Shape | None, start: int) -> int | None:
-    """The product of the dimensions from ``start`` on, None if one is not known."""
-    if shape is None:
-        return None
-    sizes = [dim for dim in tuple(shape)[start:] if isinstance(dim, int)]
-    return math.prod(sizes) if len(sizes) == len(shape) - start else None

@@ -118,15 +118,10 @@ def _quantize(node: ir.Node, inputs: list[Any]) -> Array:
 
 def _dequantize(node: ir.Node, inputs: list[Any]) -> Array:
     codes, scale, zero = (*inputs, None)[:3]
-    if scale.size > 1:
-        axis = node.attributes.get_int("axis", 1)
-        shape = [1] * codes.ndim
-        shape[axis] = -1
-        scale = scale.reshape(shape)
-        zero = None if zero is None else zero.astype(np.int32).reshape(shape)
-        real: Array = (codes.astype(np.int32) - (0 if zero is None else zero)).astype(np.float32) * scale
-        return real
-    return arithmetic.dequantize(codes, _one(scale), int(_one(zero)))
+    if scale.size == 1:
+        return arithmetic.dequantize(codes, _one(scale), _one(zero))
+    axis = node.attributes.get_int("axis", 1)
+    return arithmetic.dequantize(codes, scale, 0 if zero is None else zero, axis=axis)
 
 
 def _clip(node: ir.Node, inputs: list[Any]) -> Array:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["LEVELS", "PROVIDERS", "make_session"]
+__all__ = ["LEVELS", "PROVIDERS", "make_session", "resolve_provider"]
 
+import logging
 import os
 
 import onnxruntime as ort
 
 from .errors import RuntimeFault
+from .providers import PROVIDERS
+
+logger = logging.getLogger(__name__)
 
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -17,13 +21,6 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """The graph optimisation levels, weakest first."""
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-"""The execution providers by the names the commands use."""
 
 _CPU = PROVIDERS["cpu"]
 
@@ -48,7 +45,7 @@ def make_session(
             name of provider or level is unknown, or the file cannot be loaded.
     """
     if provider == "auto":
-        return _first_that_works(model, level=level, threads=threads)
+        provider = resolve_provider(model, provider)
     if provider not in PROVIDERS:
         raise RuntimeFault(
             f"Unknown provider {provider!r}, allowed: auto, {', '.join(PROVIDERS)}. Choose one of these."
@@ -89,12 +86,20 @@ def make_session(
     return session
 
 
-def _first_that_works(
-    model: str | os.PathLike[str] | bytes, *, level: str, threads: int | None
-) -> ort.InferenceSession:
-    if PROVIDERS["cuda"] in ort.get_available_providers():
-        try:
-            return make_session(model, provider="cuda", level=level, threads=threads)
-        except RuntimeFault:
-            pass  # no usable GPU: the listing says only what was compiled in
-    return make_session(model, provider="cpu", level=level, threads=threads)
+def resolve_provider(model: str | os.PathLike[str] | bytes, provider: str) -> str:
+    """The provider to run a model on: the one asked for; for ``auto``, cuda if it works here, else cpu.
+
+    Args:
+        model: What is to run: only a session shows whether a GPU can be used.
+        provider: A key of ``PROVIDERS``, or ``auto``.
+    """
+    if provider != "auto":
+        return provider
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        return "cpu"  # nothing to fall back from
+    try:
+        make_session(model, provider="cuda")
+    except RuntimeFault as fault:
+        logger.warning("Running on cpu, as cuda does not work here: %s", fault)
+        return "cpu"
+    return "cuda"

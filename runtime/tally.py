@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Tally", "TensorResult"]
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class TensorResult:
         name: The value.
         kind: ``codes``; ``island``: codes that a float operator makes; ``float``: real values that are
             defined to the bit.
+        engines: Those that computed it, and were compared.
         compared: Elements, each counted once however many engines computed it.
         different: Elements that at least one engine computed otherwise; at an island, by more than 1.
         largest: Largest difference; codes, or real units for ``float``.
@@ -32,6 +34,7 @@ class TensorResult:
 
     name: str
     kind: str
+    engines: tuple[str, ...] = ()
     compared: int = 0
     different: int = 0
     largest: float = 0
@@ -46,14 +49,15 @@ class Tally:
 
     Args:
         kinds: The tensors to compare, by name, in graph order, with their kind.
+        required: By name: the engines that must have computed the tensor. Others may leave it out.
 
     Attributes:
         first_different: ``NAME (ENGINE)`` of the first difference that counts, or None.
     """
 
-    def __init__(self, kinds: dict[str, str]) -> None:
+    def __init__(self, kinds: Mapping[str, str], required: Mapping[str, Collection[str]]) -> None:
         self._rows = {name: TensorResult(name=name, kind=kind) for name, kind in kinds.items()}
-        self._seen: dict[str, set[str]] = {name: set() for name in kinds}
+        self._required = {name: set(required[name]) for name in kinds}
         self.first_different: str | None = None
 
     @property
@@ -70,12 +74,13 @@ class Tally:
         for name, row in self._rows.items():
             wrong = np.zeros((), bool)
             off_by_one = np.zeros((), bool)
-            largest = row.largest
+            largest, seen = row.largest, set(row.engines)
             for engine, found in engines.items():
                 if name not in found:
-                    self.fail(f"{name} ({engine}: not computed)")
+                    if engine in self._required[name]:
+                        self.fail(f"{name} ({engine}: not computed)")
                     continue
-                self._seen[name].add(engine)
+                seen.add(engine)
                 if np.array_equal(found[name], expected[name]):
                     continue
                 if found[name].shape != expected[name].shape:
@@ -93,6 +98,7 @@ class Tally:
                     self.fail(f"{name} ({engine})")
             self._rows[name] = dataclasses.replace(
                 row,
+                engines=tuple(sorted(seen)),
                 compared=row.compared + (expected[name].size if engines else 0),
                 different=row.different + int(wrong.sum()),
                 island_different=row.island_different + int(off_by_one.sum()),
@@ -115,7 +121,9 @@ class Tally:
                 qdq_largest=max(row.qdq_largest, largest),
             )
 
-    def complete(self, engines: set[str]) -> bool:
-        """Whether every tensor was compared in every engine, and there was anything to compare."""
-        counted = all(row.compared > 0 and self._seen[row.name] >= engines for row in self.rows)
-        return bool(self._rows) and counted
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor was compared in all engines it requires, and there was anything to compare."""
+        return bool(self._rows) and all(
+            row.compared > 0 and self._required[row.name].issubset(row.engines) for row in self.rows
+        )

@@ -23,7 +23,7 @@ from mpqtool.passes.pipelines import lower
 
 from .errors import RuntimeFault
 from .reference import Reference
-from .session import LEVELS, make_session
+from .session import LEVELS, make_session, resolve_provider
 from .tally import Tally, TensorResult
 
 Array = NDArray[Any]
@@ -37,8 +37,9 @@ class VerifyResult:
     """What verification found.
 
     Attributes:
-        passed: Something was compared, every tensor in every engine, and nothing differs.
-        provider: The execution provider of the integer file.
+        passed: Something was compared, every tensor in every engine, and nothing differs. Real outputs that
+            the simulation does not name are the exception: ONNX Runtime alone is held against the reference.
+        provider: The execution provider that ran the integer file, a key of ``PROVIDERS``.
         engines: What was compared with the reference: ``ort:LEVEL``, ``simulation``.
         samples: Inputs that were run.
         codes_compared: Codes and exact real outputs, each counted once however many engines computed it.
@@ -106,7 +107,7 @@ def verify(
             these are also codes to go on from, where float operators make them, under their names.
         labels: Class of each sample, in the order of the batches.
         levels: Optimisation levels, keys of ``session.LEVELS``.
-        provider: Key of ``session.PROVIDERS``, or ``auto``.
+        provider: Key of ``PROVIDERS``, or ``auto``.
         threads: How many runs of ONNX Runtime go on at a time; None: one per core.
         on_batch: Called after each batch.
 
@@ -158,16 +159,20 @@ class _Run:
                 f"{os.fspath(int_path)!r} does not hold {lacking!r}, which {os.fspath(qdq_path)!r} asks for: "
                 "they do not belong together. Lower the QDQ file again."
             )
-        self.tally, self.simulate, self.provider = Tally(kinds), simulate, provider
-        self.constants = _compare_constants(self.reference, Reference(shipped), self.tally)
         shown = _with_outputs(ir.to_proto(shipped), kinds)
+        self.simulate, self.provider = simulate, resolve_provider(shown, provider)
+        runtimes = {f"ort:{level}" for level in levels}
+        self.engines = runtimes | ({"simulation"} if simulate else set())
+        # A simulation may stop at the last codes: what it gives behind them is compared, not required.
+        required = {name: runtimes if kind == "float" else self.engines for name, kind in kinds.items()}
+        self.tally = Tally(kinds, required)
+        self.constants = _compare_constants(self.reference, Reference(shipped), self.tally)
         self.pool = pool
-        self.shown = {level: _session(shown, provider, level) for level in levels}
-        self.shipped = {level: _session(int_path, provider, level) for level in levels}
+        self.shown = {level: _session(shown, self.provider, level) for level in levels}
+        self.shipped = {level: _session(int_path, self.provider, level) for level in levels}
         codes = {str(v.name) for node in qdq.graph for v in node.outputs} & set(self.reference.codes)
         self.qdq_codes = sorted(codes)
         self.qdq = _session(_with_outputs(ir.to_proto(qdq), codes), "cpu", _QDQ_LEVEL)
-        self.engines = {f"ort:{level}" for level in levels} | ({"simulation"} if simulate else set())
 
     def batch(self, feeds: dict[str, Array]) -> tuple[Array, Array]:
         """Run one batch everywhere; the first outputs of the integer and of the QDQ file."""
@@ -189,8 +194,6 @@ class _Run:
             elif level != top:
                 other.append(level)
         if simulated is not None:
-            for name in self.reference.exact_outputs:  # a simulation may stop at the last codes
-                simulated.setdefault(name, expected[name])
             same["simulation"] = simulated
         self.tally.batch(expected, same)
         for level in other:  # its islands differ, so what follows does too
@@ -217,7 +220,7 @@ class _Run:
             and self.constants[0] > 0
             and self.constants[1] == 0
             and tally.first_different is None
-            and tally.complete(self.engines),
+            and tally.complete,
             provider=self.provider,
             engines=tuple(sorted(self.engines)),
             samples=samples,

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from mpqtool.files import replacing, write_bytes, write_json, write_text
+from mpqtool.files import write_json, write_text
 
 
 def test_writes_and_makes_folders(tmp_path: pathlib.Path) -> None:
@@ -18,22 +18,6 @@ def test_writes_and_makes_folders(tmp_path: pathlib.Path) -> None:
     write_text(path, "\N{GREEK SMALL LETTER BETA}\n")
     assert path.read_bytes() == b"\xce\xb2\n"
     assert os.listdir(path.parent) == ["b.json"]
-
-
-def test_failure_leaves_what_was_there(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "model.onnx"
-    write_bytes(path, b"old")
-
-    def fail() -> None:
-        with replacing(path) as beside:
-            assert beside.suffix == ".onnx"
-            beside.write_bytes(b"half")
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
-        fail()
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.onnx"]
 
 
 def test_json_has_no_nan(tmp_path: pathlib.Path) -> None:

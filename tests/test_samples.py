@@ -39,7 +39,7 @@ def test_samples_of_the_run(model: pathlib.Path, tmp_path: pathlib.Path) -> None
     np.testing.assert_array_equal(split.inputs["x"], np.ones((2, 2), np.float32))
 
 
-@pytest.mark.parametrize("recorded", [None, "[]", '{"data": {"spec": "gone.npz"}, "settings": {}}'])
+@pytest.mark.parametrize("recorded", [None, "[]"])
 def test_noise_is_seeded_and_said(
     model: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, recorded: str | None
 ) -> None:
@@ -50,6 +50,14 @@ def test_noise_is_seeded_and_said(
     assert first.inputs["x"].shape == (256, 2)
     np.testing.assert_array_equal(first.inputs["x"], again.inputs["x"])
     assert "no data: verifying on 256 samples of seeded noise" in caplog.text
+
+
+def test_data_of_the_run_that_are_gone_are_not_replaced_by_noise(
+    model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "result.json").write_text('{"data": {"spec": "gone.npz"}, "settings": {}}')
+    with pytest.raises(DataError, match=r"cannot be read from here: .*'gone\.npz'.* Give it with --data"):
+        samples_for(tmp_path / "i.onnx", ir.load(model), None, Reporter(silent=True))
 
 
 def test_noise_needs_a_shape(tmp_path: pathlib.Path) -> None:

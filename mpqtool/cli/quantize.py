@@ -91,6 +91,10 @@ def _show(path: str, result: dict[str, Any]) -> None:
         ("bytes integer", number(sizes["integer"])),
         ("seconds", number(result["time_s"]["total"], digits=1)),
         ("verified", "yes" if verified["passed"] else "no"),
+        ("float islands", number(len(result["nodes"]["islands"]))),
+    ]
+    rows += [
+        (f"  {island['op']} {island['name']}", island["reason"]) for island in result["nodes"]["islands"]
     ]
     echo_table(rows)
     click.echo(path)

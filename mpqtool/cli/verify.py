@@ -11,9 +11,11 @@ from typing import Any
 
 import rich_click as click
 
+from mpqtool.runtime.providers import PROVIDERS
+
 from .common import echo_json, echo_table, json_option, number
 
-_PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
+_PROVIDERS = ("auto", *PROVIDERS)
 
 
 @click.command(

@@ -52,6 +52,7 @@ class ImpqSettings:
         lr: Peak learning rate.
         seed: Seed of the random signs.
         fixed_activations: Values whose width stays: the inputs of the graph.
+        float_metric: The held-out metric of the float network.
     """
 
     target_weights: float
@@ -61,6 +62,7 @@ class ImpqSettings:
     lr: float
     seed: int
     fixed_activations: frozenset[str]
+    float_metric: float
 
 
 @dataclasses.dataclass
@@ -222,6 +224,12 @@ class Impq:
                     "--lr, or wider --start-bits."
                 )
             state.reference = metric
+            lost = self.settings.float_metric - metric
+            if lost > self.settings.max_drop:
+                self.reporter.warn(
+                    f"the network at the start widths is {lost:.2f} points below the float network on "
+                    "held-out data already; wider --start-bits, more --epochs or another --lr may help"
+                )
         accepted = metric >= state.reference - self.settings.max_drop
         row = {
             "iteration": state.iteration, "phase": state.phase, **self._bits(), "held_out": metric,

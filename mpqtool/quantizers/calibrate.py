@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from mpqtool.errors import TrainingError
 from mpqtool.passes.arithmetic import dequantize, quantize
 
 from .activation import ActivationQuantizer
@@ -43,8 +44,17 @@ def calibrate(
         graph_module: A graph with attached quantizers.
         batches: Inputs, positional in graph order.
         quantizers: Which ones to fit; a tie without numbers must be fitted whole.
+
+    Raises:
+        TrainingError: A value is not finite.
     """
     samples = _collect(graph_module, batches, {id(q): q for q in quantizers})
+    for quantizer in quantizers:
+        if not np.isfinite(samples[id(quantizer)]).all():
+            raise TrainingError(
+                f"The value {quantizer.name!r} becomes infinite or NaN on the training inputs. Scale "
+                "the inputs, or give a smaller --lr."
+            )
     ties: dict[str, list[ActivationQuantizer]] = {}
     for quantizer in quantizers:
         ties.setdefault(quantizer.tie or f"={quantizer.name}", []).append(quantizer)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from .. import metadata
 from ..constants import constant
+from ..values import unused_name
 from .build import CONTRIB, lower_each, params, refuse, replace, shaped
 from .match import Codes, Requantization, dequantized, requantization
 
@@ -59,7 +60,8 @@ def _written_out(graph: ir.Graph, node: ir.Node, a: Codes, b: Codes, end: Requan
         made = ir.node(op, inputs, attributes, metadata_props={metadata.EXACT: "Add"})
         nodes.append(made)
         dtype = ir.DataType.UINT8 if label == "codes" else ir.DataType.FLOAT
-        return shaped(made.outputs[0], f"{node.outputs[0].name}.{label}", dtype, end.codes)
+        name = unused_name(graph, f"{node.outputs[0].name}.{label}")
+        return shaped(made.outputs[0], name, dtype, end.codes)
 
     def number(value: float | np.float32) -> ir.Value:
         number = np.float32(value)

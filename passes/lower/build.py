@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .. import arithmetic, metadata
 from ..constants import constant
+from ..values import unused_name
 from .match import Codes, Requantization, Weight
 
 logger = logging.getLogger(__name__)
@@ -86,11 +87,11 @@ def replace(node: ir.Node, end: Requantization, new: Sequence[ir.Node], *, clamp
         clamped: Whether it makes them in ``end.low`` to ``end.high`` already.
     """
     graph = node.graph
-    assert graph is not None
+    assert isinstance(graph, ir.Graph)  # lower_each looks at one
     name, nodes = str(end.codes.name), list(new)
     last = nodes[-1].outputs[0]
     if not clamped and (end.low, end.high) != (0, 255):
-        shaped(last, f"{name}.wide", ir.DataType.UINT8, end.codes)
+        shaped(last, unused_name(graph, f"{name}.wide"), ir.DataType.UINT8, end.codes)
         low = constant(graph, f"code{end.low}", np.uint8(end.low))
         high = constant(graph, f"code{end.high}", np.uint8(end.high))
         nodes.append(ir.node("Clip", [last, low, high]))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from .. import metadata
 from ..constants import constant
-from ..values import array
+from ..values import array, is_canonical_gemm
 from .build import CONTRIB, lower_each, params, refuse, replace, shaped, weight_inputs
 from .match import Weight, dequantized, dequantized_bias, dequantized_weight, requantization
 
@@ -32,10 +32,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     x, weight = dequantized(node.inputs[0]), dequantized_weight(node.inputs[1])
     if x is None or weight is None:
         return refuse(node, "its input or weight is not quantized to 8 bits or less")
-    attributes = node.attributes
-    plain = attributes.get_int("transA", 0) == 0 and attributes.get_int("transB", 0) == 1
-    factors = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0))
-    if not plain or factors != (1.0, 1.0):
+    if not is_canonical_gemm(node):
         return refuse(node, "it is not x @ w.T + bias")
     inputs: list[ir.Value | None] = [x.value, *params(graph, x), *weight_inputs(graph, weight, x.high)]
     inputs[-1] = _one_per_kernel(graph, inputs[-1], len(weight.codes))

@@ -11,12 +11,14 @@ import onnx_ir as ir
 
 from .. import metadata
 from ..constants import constant
+from ..placement import MOVES
+from ..values import unused_name
 from .build import REASON, shaped
 from .match import Codes, dequantized, requantization
 
 logger = logging.getLogger(__name__)
 
-_MOVES = ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+_NO_ISLAND = (*MOVES, "Dropout", "QuantizeLinear", "DequantizeLinear")
 
 
 class WriteOutIslandsPass(ir.passes.InPlacePass):
@@ -63,7 +65,7 @@ def _elementwise(graph: ir.Graph, x: Codes, name: str) -> list[ir.Node]:
         nodes.append(ir.node("Sub", [nodes[-1].outputs[0], zero]))
     scale = constant(graph, f"{x.name}.scale", x.scale)
     nodes.append(ir.node("Mul", [nodes[-1].outputs[0], scale]))
-    return _named(nodes, name, x.value)
+    return _named(graph, nodes, name, x.value)
 
 
 def _write_quantize(graph: ir.Graph, node: ir.Node) -> bool:
@@ -82,7 +84,7 @@ def _write_quantize(graph: ir.Graph, node: ir.Node) -> bool:
     low = constant(graph, f"float{end.low}", np.float32(end.low))
     high = constant(graph, f"float{end.high}", np.float32(end.high))
     nodes.append(ir.node("Clip", [nodes[-1].outputs[0], low, high]))
-    _named(nodes, f"{end.codes.name}.from", end.codes)
+    _named(graph, nodes, f"{end.codes.name}.from", end.codes)
     nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": ir.DataType.UINT8.value}))
     new = shaped(nodes[-1].outputs[0], str(end.codes.name), ir.DataType.UINT8, end.codes)
     nodes[-1].name = new.name
@@ -92,9 +94,10 @@ def _write_quantize(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _named(nodes: list[ir.Node], name: str, like: ir.Value) -> list[ir.Node]:
+def _named(graph: ir.Graph, nodes: list[ir.Node], name: str, like: ir.Value) -> list[ir.Node]:
     for node in nodes:
-        shaped(node.outputs[0], f"{name}.{node.op_type.lower()}", ir.DataType.FLOAT, like)
+        free = unused_name(graph, f"{name}.{node.op_type.lower()}")
+        shaped(node.outputs[0], free, ir.DataType.FLOAT, like)
         node.name = node.outputs[0].name
         node.metadata_props[metadata.EXACT] = "island"
     return nodes
@@ -102,7 +105,7 @@ def _named(nodes: list[ir.Node], name: str, like: ir.Value) -> list[ir.Node]:
 
 def _note(node: ir.Node) -> bool:
     """Stamp an operator that computes in float; moving float values about is no island."""
-    known = node.domain != "" or node.op_type in (*_MOVES, "QuantizeLinear", "DequantizeLinear")
+    known = node.domain != "" or node.op_type in _NO_ISLAND
     if known or metadata.ISLAND in node.metadata_props or metadata.EXACT in node.metadata_props:
         return False
     if not node.outputs or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):

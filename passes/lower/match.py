@@ -10,6 +10,7 @@ __all__ = [
     "dequantized_bias",
     "dequantized_weight",
     "requantization",
+    "weight_fault",
 ]
 
 import dataclasses
@@ -85,16 +86,11 @@ def dequantized(value: ir.Value | None) -> Codes | None:
 def dequantized_weight(value: ir.Value | None) -> Weight | None:
     """The int8 codes behind a weight, if they are symmetric and scaled along axis 0."""
     node = value.producer() if value is not None else None
-    if node is None or node.op_identifier() != ("", "DequantizeLinear", "") or len(node.inputs) < 2:
+    if node is None or node.op_identifier() != ("", "DequantizeLinear", "") or weight_fault(node) is not None:
         return None
     codes, scale = array(node.inputs[0]), array(node.inputs[1])
-    zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
-    if codes is None or scale is None or codes.dtype != np.int8 or codes.ndim < 2:
-        return None
-    if (zero is not None and np.any(zero)) or scale.dtype != np.float32:
-        return None
-    if scale.size > 1 and (node.attributes.get_int("axis", 1) != 0 or scale.shape != codes.shape[:1]):
-        return None
+    assert codes is not None  # or it would be a fault
+    assert scale is not None
     kernels = len(codes)
     bits = metadata.from_digits(node.metadata_props.get(metadata.BITS, "8" * kernels))
     return Weight(
@@ -104,6 +100,26 @@ def dequantized_weight(value: ir.Value | None) -> Weight | None:
         bits=bits,
         grid=Grid(node.metadata_props.get(metadata.GRID, Grid.SIGNED.value)),
     )
+
+
+def weight_fault(node: ir.Node) -> str | None:
+    """Why what a DequantizeLinear makes is no weight to compute with in integers; None if it is one."""
+    codes, scale = array(node.inputs[0]), array(node.inputs[1])
+    zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if codes is None or scale is None:
+        return "has codes or scales that are computed, allowed constants"
+    if codes.dtype != np.int8 or scale.dtype != np.float32:
+        return f"has {codes.dtype} codes and {scale.dtype} scales, allowed int8 and float32"
+    if codes.ndim < 2:
+        return f"has rank {codes.ndim}, allowed 2 or more"
+    if zero is not None and np.any(zero):
+        return "has a zero point other than 0, allowed 0"
+    axis = node.attributes.get_int("axis", 1)
+    if scale.size > 1 and axis not in (0, -codes.ndim):
+        return f"is scaled along axis {axis}, allowed 0, the kernels"
+    if scale.size > 1 and scale.shape != codes.shape[:1]:
+        return f"has scales of shape {list(scale.shape)}, allowed one per kernel, {[len(codes)]}"
+    return None
 
 
 def dequantized_bias(value: ir.Value | None, unit: NDArray[np.float32]) -> NDArray[np.int32] | None:

@@ -6,11 +6,9 @@ __all__ = ["LowerMovePass"]
 
 import onnx_ir as ir
 
+from ..placement import CLAMPS, PASS_THROUGH
 from .build import lower_each, refuse, replace
 from .match import dequantized, requantization
-
-MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-BOUNDS = ("Relu", "Clip")
 
 
 class LowerMovePass(ir.passes.InPlacePass):
@@ -23,7 +21,7 @@ class LowerMovePass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return lower_each(model, [*MOVES, *BOUNDS], _lower)
+        return lower_each(model, PASS_THROUGH, _lower)
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> bool:
@@ -38,7 +36,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     if len(node.outputs) > 1 and node.outputs[1].uses():
         return refuse(node, "its indices are used")
     inside = end.low <= 0 and end.high >= x.high  # the codes are in the range already
-    if node.op_type in BOUNDS:
+    if node.op_type in CLAMPS:
         moved = ir.node("Identity", [x.value], name=node.name)
     else:
         moved = ir.node(node.op_type, [x.value, *node.inputs[1:]], dict(node.attributes), name=node.name)

@@ -6,11 +6,9 @@ __all__ = ["FuseAddIntoConvBiasPass", "RemoveZeroBiasPass"]
 
 import logging
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from ..values import add_initializer, array, is_op, only_user, replace_value, set_array
+from ..values import array, as_row, is_op, only_user, own, replace_value
 
 logger = logging.getLogger(__name__)
 
@@ -60,39 +58,15 @@ def _fuse(conv: ir.Node) -> bool:
         return False
     assert add is not None  # is_op has looked
     added = add.inputs[1] if add.inputs[0] is out else add.inputs[0]
-    numbers = _per_channel(array(added), len(weight), weight.ndim)
+    numbers = as_row(array(added), len(weight), rank=weight.ndim)
     if added is None or numbers is None:
         return False
     total = numbers if before is None else before + numbers
-    holder = added if bias is None else bias
-    conv.resize_inputs(3)
-    conv.replace_input_with(2, _hold(holder, (conv, add), total, conv))
-    graph = conv.graph
+    holder, kernels, graph = added if bias is None else bias, conv.inputs[1], conv.graph
+    assert kernels is not None  # its numbers are above
     assert isinstance(graph, ir.Graph)  # the caller iterates over one
+    conv.resize_inputs(3)
+    conv.replace_input_with(2, own(graph, holder, total, users=(conv, add), copy=f"{kernels.name}_bias"))
     replace_value(add.outputs[0], out)
     graph.remove(add, safe=True)
     return True
-
-
-def _hold(
-    value: ir.Value, users: tuple[ir.Node, ...], numbers: NDArray[np.float32], conv: ir.Node
-) -> ir.Value:
-    """The initializer with these numbers: edited if only these nodes use it, else a copy."""
-    if set(value.consumers()) <= set(users) and not value.is_graph_output():
-        set_array(value, numbers)
-        return value
-    weight = conv.inputs[1]
-    assert weight is not None  # a Conv has one
-    assert isinstance(conv.graph, ir.Graph)  # the caller iterates over one
-    logger.info("Copied %s for %s: other nodes use it too", value.name, conv.name)
-    return add_initializer(conv.graph, f"{weight.name}_bias", numbers)
-
-
-def _per_channel(numbers: NDArray[np.float32] | None, kernels: int, rank: int) -> NDArray[np.float32] | None:
-    """``[kernels]`` from a scalar or ``[1, kernels, 1, ...]``; None from the rest."""
-    if numbers is None or numbers.dtype != np.float32 or numbers.ndim > rank:
-        return None
-    padded = (1,) * (rank - numbers.ndim) + numbers.shape
-    if numbers.size != 1 and padded != (1, kernels, *[1] * (rank - 2)):
-        return None
-    return np.ascontiguousarray(np.broadcast_to(numbers.reshape(-1), (kernels,)))

@@ -16,8 +16,10 @@ from ..values import (
     array,
     float_attribute,
     int_attribute,
+    is_canonical_gemm,
     is_op,
     only_user,
+    own,
     replace_value,
     set_array,
 )
@@ -80,7 +82,7 @@ def _match(norm: ir.Node) -> _Fold | None:
     layer = x.producer() if x is not None else None
     if x is None or layer is None or only_user(x) is not norm:
         return None
-    if not is_op(layer, "Conv") and not (is_op(layer, "Gemm") and _is_canonical_gemm(layer)):
+    if not is_op(layer, "Conv") and not is_canonical_gemm(layer):
         return None
     gamma, beta, mean, var = (array(value) for value in norm.inputs[1:5])
     weight = layer.inputs[1]
@@ -97,14 +99,6 @@ def _match(norm: ir.Node) -> _Fold | None:
     return _Fold(layer, weight, factors, beta - factors * mean)
 
 
-def _is_canonical_gemm(node: ir.Node) -> bool:
-    return (
-        int_attribute(node, "transB", 0) == 1
-        and float_attribute(node, "alpha", 1.0) == 1.0
-        and float_attribute(node, "beta", 1.0) == 1.0
-    )
-
-
 def _apply(norm: ir.Node, fold: _Fold) -> None:
     layer, weight = fold.layer, fold.weight
     graph = layer.graph
@@ -115,11 +109,14 @@ def _apply(norm: ir.Node, fold: _Fold) -> None:
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
     before = array(bias)
     total = fold.shift if before is None else before * fold.factors + fold.shift
-    if bias is not None and only_user(bias) is layer:
-        set_array(bias, total)
-    else:
-        layer.resize_inputs(3)
-        layer.replace_input_with(2, add_initializer(graph, f"{weight.name}_bias", total))
+    name = f"{weight.name}_bias"
+    layer.resize_inputs(3)
+    layer.replace_input_with(
+        2,
+        add_initializer(graph, name, total)
+        if bias is None
+        else own(graph, bias, total, users=(layer,), copy=name),
+    )
     parameters = [value for value in norm.inputs[1:] if value is not None]
     replace_value(norm.outputs[0], layer.outputs[0])
     graph.remove(norm, safe=True)

@@ -11,14 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..values import (
-    add_initializer,
     array,
+    as_row,
     float_attribute,
     int_attribute,
+    is_canonical_gemm,
     is_op,
     only_user,
+    own,
     replace_value,
-    set_array,
     stamp,
     unused_name,
 )
@@ -75,7 +76,7 @@ def _matmul(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
 
 def _gemm(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     source = _weight_source(node)
-    if source is None or _is_canonical(node):
+    if source is None or _is_settled(node):
         return False
     weight, transposed = source
     if int_attribute(node, "transB", 0):
@@ -92,7 +93,7 @@ def _gemm(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
         node.replace_input_with(0, turn.outputs[0])
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
-        numbers = _as_row(array(bias), len(_numbers(kernels)))
+        numbers = as_row(array(bias), len(_numbers(kernels)), rank=2)
         if numbers is not None:
             numbers = numbers * np.float32(beta)
             if not np.array_equal(numbers, _numbers(bias)):
@@ -109,19 +110,18 @@ def _gemm(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     return True
 
 
-def _is_canonical(node: ir.Node) -> bool:
+def _is_settled(node: ir.Node) -> bool:
+    """Whether the Gemm is canonical, or has a ``beta`` that its bias cannot take in."""
     weight = array(node.inputs[1])
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    numbers = array(bias)
+    if weight is None:
+        return False
+    if is_canonical_gemm(node):
+        return bias is None or (numbers is not None and numbers.shape == (len(weight),))
     plain = int_attribute(node, "transB", 0) == 1 and not int_attribute(node, "transA", 0)
     plain = plain and float_attribute(node, "alpha", 1.0) == 1.0
-    if not plain or weight is None:
-        return False
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is None:
-        return True
-    beta, numbers = float_attribute(node, "beta", 1.0), array(bias)
-    if beta != 1.0:  # of a bias that is not constant: nothing to do about it
-        return _as_row(numbers, len(weight)) is None
-    return numbers is not None and numbers.shape == (len(weight),)
+    return plain and bias is not None and as_row(numbers, len(weight), rank=2) is None
 
 
 def _split_bias(node: ir.Node, bias: ir.Value, pass_: ir.passes.PassBase) -> None:
@@ -157,13 +157,7 @@ def _in_kernel_rows(node: ir.Node, weight: ir.Value, transposed: bool, alpha: fl
 
 
 def _own(node: ir.Node, value: ir.Value, numbers: NDArray[np.float32]) -> ir.Value:
-    """The initializer with these numbers: edited if only this node uses it, else a copy."""
-    users = value.consumers()
-    if value.is_initializer() and not value.is_graph_output() and users == (node,):
-        set_array(value, numbers)
-        return value
-    logger.info("Copied %s for %s: other nodes use it too", value.name, node.name)
-    return add_initializer(_graph(node), f"{value.name}_{node.name}", numbers)
+    return own(_graph(node), value, numbers, users=(node,), copy=f"{value.name}_{node.name}")
 
 
 def _added_constant(
@@ -173,19 +167,8 @@ def _added_constant(
     if add is None or not is_op(add, "Add"):
         return None
     other = add.inputs[1] if add.inputs[0] is out else add.inputs[0]
-    numbers = _as_row(array(other), kernels)
+    numbers = as_row(array(other), kernels, rank=2)
     return None if other is None or numbers is None else (other, numbers)
-
-
-def _as_row(numbers: NDArray[np.float32] | None, kernels: int) -> NDArray[np.float32] | None:
-    """``[kernels]`` from anything that one row of it broadcasts from; None from the rest."""
-    if numbers is None or numbers.dtype != np.float32 or numbers.ndim > 2:
-        return None
-    if numbers.ndim == 2 and numbers.shape[0] != 1:
-        return None
-    if numbers.size not in (1, kernels):
-        return None
-    return np.ascontiguousarray(np.broadcast_to(numbers.reshape(-1), (kernels,)))
 
 
 def _numbers(value: ir.Value | None) -> NDArray[np.float32]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 __all__ = ["extract"]
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
+import pydantic
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from .. import arithmetic, metadata
 from ..constants import scalar_of
 from ..errors import PlanError
+from ..lower.match import dequantized_weight, weight_fault
 from ..place import place
-from ..plan import ActivationQuant, Grid, Plan, WeightQuant
-from ..values import add_initializer, array
+from ..plan import ActivationQuant, Grid, Plan, WeightQuant, first_fault
+from ..values import add_initializer, array, is_op
 
 
 def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
@@ -52,39 +58,64 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
                     f"Cannot read the QDQ file: {kind} {name!r} is not quantized, or not to int8 weights "
                     "and uint8 activations. Quantize it with `mpqtool quantize`."
                 )
-    return model, Plan(
-        weights=tuple(weights[w.name] for w in expected.weights),
-        activations=tuple(activations[a.name] for a in expected.activations),
-    )
+    with _readable("the plan in it"):
+        plan = Plan(
+            weights=tuple(weights[w.name] for w in expected.weights),
+            activations=tuple(activations[a.name] for a in expected.activations),
+        )
+    return model, plan
 
 
 def _restore_constant(graph: ir.Graph, node: ir.Node, weights: dict[str, WeightQuant]) -> None:
-    """Make the dequantized weight or bias an initializer, under the name of the value."""
-    codes, scale = array(node.inputs[0]), array(node.inputs[1])
-    zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    """Make the dequantized constant an initializer, under the name of the value."""
     real, name = node.outputs[0], str(node.outputs[0].name)
-    if codes is None or scale is None or (zero is not None and np.any(zero)):
+    weight = dequantized_weight(real)
+    fault = weight_fault(node) if weight is None else None
+    if fault is not None and any(is_op(use.node, "Conv", "Gemm") and use.idx == 1 for use in real.uses()):
         raise PlanError(
-            f"Cannot read the QDQ file: {name!r} has a zero point other than 0. "
-            "Quantize weights symmetrically."
+            f"Cannot read the QDQ file: weight {name!r} {fault}. "
+            "Quantize weights symmetrically, kernel by kernel."
         )
-    per_kernel = np.broadcast_to(scale.astype(np.float32).reshape(-1), (len(codes),))
-    if codes.dtype == np.int32:
-        numbers = arithmetic.dequantize(codes, per_kernel)
-    else:
-        shape = (-1, *[1] * (codes.ndim - 1))
-        numbers = arithmetic.dequantize(codes, per_kernel.reshape(shape))
-        noted = node.metadata_props.get(metadata.BITS, "8" * len(codes))
-        weights[name] = WeightQuant(
-            name=name,
-            bits=metadata.from_digits(noted),
-            grid=Grid(node.metadata_props.get(metadata.GRID, Grid.SIGNED.value)),
-            scale=tuple(float(s) for s in per_kernel),
-        )
+    if weight is not None:
+        with _readable(name):
+            weights[name] = WeightQuant(
+                name=name,
+                bits=weight.bits,
+                grid=weight.grid,
+                scale=tuple(float(s) for s in weight.scale),
+            )
+    numbers = _dequantized(node, name)
     real.name = None
     new = add_initializer(graph, name, numbers)
     real.replace_all_uses_with(new)
     graph.remove(node, safe=True)
+
+
+def _dequantized(node: ir.Node, name: str) -> NDArray[np.float32]:
+    """What a DequantizeLinear of constants makes."""
+    codes, scale = array(node.inputs[0]), array(node.inputs[1])
+    zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    assert codes is not None  # the caller has looked
+    axis = node.attributes.get_int("axis", 1) if codes.ndim > 1 else 0
+    lengths = (1, codes.shape[axis]) if -codes.ndim <= axis < codes.ndim else (1,) if codes.ndim == 0 else ()
+    if scale is None or scale.ndim > 1 or scale.size not in lengths:
+        shape = None if scale is None else list(scale.shape)
+        raise PlanError(
+            f"Cannot read the QDQ file: {name!r}, of shape {list(codes.shape)}, has scales of shape {shape} "
+            f"along axis {axis}, allowed one scale or one per entry of the axis. Quantize it so."
+        )
+    return arithmetic.dequantize(codes, scale, 0 if zero is None else zero, axis=axis)
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say which tensor has numbers that no plan can hold."""
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        raise PlanError(
+            f"Cannot read the QDQ file: {name!r}: {first_fault(error)}. Quantize it with `mpqtool quantize`."
+        ) from None
 
 
 def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, ActivationQuant]) -> None:
@@ -120,10 +151,11 @@ def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, Activati
         source.name = name
     owner = node.metadata_props.get(metadata.NAME, name)
     if owner == name:
-        activations[name] = ActivationQuant(
-            name=name,
-            bits=int(node.metadata_props.get(metadata.BITS, "8")),
-            scale=float(scale),
-            zero_point=int(zero),
-            tie=node.metadata_props.get(metadata.TIE),
-        )
+        with _readable(name):
+            activations[name] = ActivationQuant(
+                name=name,
+                bits=int(node.metadata_props.get(metadata.BITS, "8")),
+                scale=float(scale),
+                zero_point=int(zero),
+                tie=node.metadata_props.get(metadata.TIE),
+            )

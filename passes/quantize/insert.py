@@ -5,15 +5,17 @@ from __future__ import annotations
 __all__ = ["InsertQdqPass"]
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 
 from .. import arithmetic, metadata
 from ..constants import constant
+from ..errors import ModelError
 from ..place import owners
 from ..plan import ActivationQuant, Plan, WeightQuant
-from ..values import array
+from ..values import all_values, array, names, unused_name
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class InsertQdqPass(ir.passes.InPlacePass):
         if any(metadata.NAME in node.metadata_props for node in graph):
             return ir.passes.PassResult(model, modified=False)
         owner = owners(model, self.plan)
-        values = _values(graph)
+        _check_names(graph, owner)
+        values = {value.name: value for value in all_values(graph)}
         for planned in self.plan.weights:
             _quantize_weight(graph, planned, owner, self.plan)
         for name, owner_name in owner.items():
@@ -67,10 +70,15 @@ class InsertQdqPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(changed))
 
 
-def _values(graph: ir.Graph) -> dict[str, ir.Value]:
-    values = {value.name: value for value in graph.inputs if value.name}
-    values |= {value.name: value for node in graph for value in node.outputs if value.name}
-    return values
+def _check_names(graph: ir.Graph, quantized: Iterable[str]) -> None:
+    """Codes are found by their names, which nothing else may have."""
+    taken = names(graph)
+    for name in quantized:
+        if metadata.codes_name(name) in taken:
+            raise ModelError(
+                f"Cannot quantize {name!r}: the model has a value called {metadata.codes_name(name)!r} "
+                "already, allowed any other name. Rename it."
+            )
 
 
 def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQuant) -> None:
@@ -89,7 +97,8 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
     quantize = ir.node("QuantizeLinear", [value, scale, zero], metadata_props=dict(notes))
     new, codes = [quantize], quantize.outputs[0]
     if planned.bits < 8:
-        codes.name, codes.type, codes.shape = f"{name}.wide", ir.TensorType(ir.DataType.UINT8), value.shape
+        codes.name = unused_name(graph, f"{name}.wide")
+        codes.type, codes.shape = ir.TensorType(ir.DataType.UINT8), value.shape
         low = constant(graph, "low", np.uint8(0))
         high = constant(graph, f"high{planned.bits}", np.uint8(2**planned.bits - 1))
         new.append(ir.node("Clip", [codes, low, high]))
@@ -101,14 +110,14 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
     )
     new.append(ir.node("DequantizeLinear", [codes, scale, zero], metadata_props=dict(notes)))
     real = new[-1].outputs[0]
-    real.name, real.type, real.shape = f"{name}.dq", value.type, value.shape
+    real.name, real.type, real.shape = unused_name(graph, f"{name}.dq"), value.type, value.shape
     for node in new:
         node.name = node.outputs[0].name
 
     for user, index in uses:
         user.replace_input_with(index, real)
     if value.is_graph_output() and not value.is_graph_input():
-        value.name, real.name = f"{name}.float", name
+        value.name, real.name = unused_name(graph, f"{name}.float"), name
         for index, output in enumerate(graph.outputs):
             if output is value:
                 graph.outputs[index] = real

@@ -106,7 +106,7 @@ def test_resume_with_other_options_is_refused(short_run: pathlib.Path) -> None:
     process = _start(short_run, *SHORT, "--lr", "0.02", "--resume")
     _, stderr = process.communicate()
     assert process.returncode == 1
-    assert "begun with another --lr" in stderr.strip().splitlines()[-1]
+    assert "--lr changed since it was begun" in stderr.strip().splitlines()[-1]
     assert (short_run / "model.int.onnx").exists()
 
 

@@ -34,6 +34,20 @@ def test_others_get_another_name(graph: ir.Graph, other: np.generic) -> None:
     assert constant(graph, "a", other) is found
 
 
+@pytest.mark.parametrize("name", ["x", "y"], ids=["graph-input", "node-output"])
+def test_names_of_other_values_are_not_taken(name: str) -> None:
+    x = ir.Value(name="x")
+    node = ir.node("Relu", [x])
+    node.outputs[0].name = "y"
+    graph = ir.Graph([x], node.outputs, nodes=[node])
+
+    found = constant(graph, name, np.float32(1))
+
+    assert found.name == f"{name}_1"
+    assert constant(graph, name, np.float32(1)) is found
+    assert constant(graph, name, np.float32(2)).name == f"{name}_2"
+
+
 def test_scalar_of_one_element_only(graph: ir.Graph) -> None:
     assert scalar_of(constant(graph, "a", np.full(1, 3, np.uint8))) == np.uint8(3)
     assert scalar_of(constant(graph, "b", np.zeros(2))) is None

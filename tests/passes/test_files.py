@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from mpqtool.passes import files
-from mpqtool.passes.files import write_whole
+from mpqtool.passes.files import replacing, write_whole
 
 
 def test_replaces_the_file_and_leaves_nothing_beside(tmp_path: pathlib.Path) -> None:
@@ -27,6 +27,22 @@ def test_a_fault_on_the_way_leaves_the_old_file(
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_block_that_raises_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"old")
+
+    def fail() -> None:
+        with replacing(target) as beside:
+            assert beside.suffix == ".onnx"
+            beside.write_bytes(b"half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

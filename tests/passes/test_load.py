@@ -9,10 +9,11 @@ import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx_text import parse
 
 from mpqtool.passes.errors import ModelError
-from mpqtool.passes.load import load_model, save_model
+from mpqtool.passes.load import load_model, save_model, stored_bytes
 
 
 def _model(weight: Any = None, **options: Any) -> ir.Model:
@@ -204,3 +205,17 @@ def test_external_data_outside_the_folder(path: pathlib.Path, external: pathlib.
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match=r"lies in '../secret.data', outside the folder of the model"):
         load_model(path)
+
+
+def test_stored_bytes_counts_external_data(tmp_path: pathlib.Path) -> None:
+    tensor = numpy_helper.from_array(np.zeros((40, 10), np.float32), "w")
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node], "g", [info("x", 1, ["n", 40])], [info("y", 1, ["n", 10])], [tensor]
+    )
+    model = onnx.helper.make_model(graph)
+    onnx.save(model, tmp_path / "inside.onnx")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert stored_bytes(tmp_path / "inside.onnx") == (tmp_path / "inside.onnx").stat().st_size
+    assert stored_bytes(tmp_path / "m.onnx") == (tmp_path / "m.onnx").stat().st_size + 1600

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 from hypothesis import given, settings
@@ -143,6 +144,15 @@ def test_ties_may_differ_by_powers_of_two_and_be_open() -> None:
     ]
     plan = Plan.from_json(_text(activations=rows))
     assert [entry.tie for entry in plan.activations] == ["t"] * 3
+
+
+def test_ties_are_exact() -> None:
+    """An Add of codes is exact only if the ratio is a power of two to the last bit."""
+    near = float(np.nextafter(np.float32(0.25), np.float32(1)))
+    rows = [_activation(name=name, scale=scale, tie="t") for name, scale in (("a", 0.5), ("b", near))]
+
+    with pytest.raises(PlanError, match=r"got 0\.5, 0\.25000003"):
+        Plan.from_json(_text(activations=rows))
 
 
 def test_a_plan_is_frozen() -> None:

@@ -4,14 +4,16 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import calibrated, quantized, residual_cnn
+from graphs import calibrated, normal, quantized, residual_cnn
 
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.pipelines import lower, quantize
+from mpqtool.passes.values import add_initializer
 from mpqtool.runtime.inspect import inspect
 
 WEIGHTS = {"w0": 4 * 2 * 9, "w1": 8 * 4 * 9, "w2": 8 * 4, "w3": 5 * 8}
@@ -113,6 +115,105 @@ def test_islands_are_listed_and_their_macs_are_not_integer(
         ("Conv", "its input or weight is not quantized to 8 bits or less"),
         ("Sigmoid", "it has no integer form"),
     ]
+
+
+def _facts(
+    folder: pathlib.Path, text: str, weights: dict[str, np.ndarray], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Facts of the integer file of a text with input ``x``."""
+    feeds = {"x": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+    ir.save(lower(quantized(text, weights, feeds)), folder / "int.onnx")
+    return inspect(folder / "int.onnx")
+
+
+@pytest.mark.parametrize(
+    ("body", "islands"),
+    [
+        pytest.param(
+            "y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1, "
+            "count_include_pad = 1> (c)",
+            [("AveragePool", "it rounds its size up or pads automatically, so that the divisor varies")],
+            id="average-with-ceil-mode",
+        ),
+        pytest.param(
+            "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c)",
+            [("AveragePool", "it pads, and the padding does not count, so that the divisor varies")],
+            id="average-with-uncounted-padding",
+        ),
+        pytest.param(
+            "y = Softmax <axis = 1> (c)", [("Softmax", "it has no integer form")], id="behind-the-codes"
+        ),
+        pytest.param(
+            "s = Softmax <axis = 1> (c) y = Transpose (s)",
+            [("Softmax", "it has no integer form")],
+            id="moves",
+        ),
+        pytest.param(
+            "s = Sigmoid (c) y = Add (s, k)",
+            [("Sigmoid", "it has no integer form"), ("Add", "an input is not quantized")],
+            id="constant-operand",
+        ),
+        pytest.param("y = AveragePool <kernel_shape = [3, 3]> (c)", [], id="none"),
+    ],
+)
+def test_float_operators_are_islands_with_a_reason(
+    tmp_path: pathlib.Path, body: str, islands: list[tuple[str, str]]
+) -> None:
+    text = f"net (float[N, 2, 8, 8] x) => (float[A, B, C, D] y) {{ c = Conv (x, w) {body} }}"
+    weights = {"w": np.ones((2, 2, 1, 1)), **({"k": np.ones((1, 2, 1, 1))} if "k)" in body else {})}
+
+    nodes = _facts(tmp_path, text, weights, (3, 2, 8, 8))["nodes"]
+
+    assert [(island["op"], island["reason"]) for island in nodes["islands"]] == islands
+
+
+def test_what_is_computed_at_load_is_no_node(paths: dict[str, pathlib.Path]) -> None:
+    model = ir.load(paths["int"])
+    graph, before = model.graph, inspect(paths["int"])["nodes"]
+    factor = add_initializer(graph, "k", np.ones(5, np.float32))
+    nodes = [ir.node("Exp", [factor], name="exp")]
+    nodes.append(ir.node("Neg", nodes[0].outputs, name="neg"))
+    nodes.append(ir.node("Mul", [graph.outputs[0], nodes[1].outputs[0]], name="mul"))
+    for node in nodes:
+        out = node.outputs[0]
+        out.name, out.type, out.shape = f"{node.name}.out", ir.TensorType(ir.DataType.FLOAT), ir.Shape([5])
+    nodes[-1].outputs[0].shape = graph.outputs[0].shape
+    graph.extend(nodes)
+    graph.outputs[0] = nodes[-1].outputs[0]
+    ir.save(model, paths["int"])
+
+    nodes_now = inspect(paths["int"])["nodes"]
+
+    assert nodes_now["islands"] == [{"name": "mul", "op": "Mul", "reason": "it has no integer form"}]
+    assert (nodes_now["integer"], nodes_now["float"]) == (before["integer"], before["float"] + 1)
+
+
+def test_a_product_in_float_counts_at_every_position(tmp_path: pathlib.Path) -> None:
+    """The integer file and the float one agree about it."""
+    text = "net (float[1, 7, 4] x) => (float[1, 7, 5] y) { y = MatMul (x, w) }"
+    body = "c = Conv (x, v) s = Squeeze (c, k) y = MatMul (s, w)"
+    conv = f"net (float[1, 7, 4, 1] x) => (float[1, 7, 5] y) {{ {body} }}"
+    weights = {"w": np.ones((4, 5)), "v": np.ones((7, 7, 1, 1)), "k": np.array([3])}
+    ir.save(normal(text, {"w": weights["w"]}), tmp_path / "float.onnx")
+
+    facts = _facts(tmp_path, conv, weights, (1, 7, 4, 1))
+
+    macs = {row["name"]: row["macs"] for row in facts["bits"]["layers"]}
+    assert facts["kind"] == "int"
+    assert macs == {"v": 7 * 7 * 4, "w": 7 * 4 * 5}
+    assert inspect(tmp_path / "float.onnx")["cost"]["macs"] == macs["w"]
+
+
+def test_weights_that_are_not_read_do_no_harm(paths: dict[str, pathlib.Path]) -> None:
+    qdq = ir.load(paths["qdq"])
+    node = next(node for node in qdq.graph if node.outputs[0].name == "w1")
+    node.attributes["axis"] = ir.AttrInt64("axis", 1)
+    ir.save(qdq, paths["qdq"])
+
+    facts = inspect(paths["qdq"])
+
+    assert facts["kind"] == "qdq"
+    assert facts["bits"]["layers"] == []
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "text"])

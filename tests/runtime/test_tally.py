@@ -10,20 +10,24 @@ def _codes(*numbers: int) -> dict[str, np.ndarray]:
     return {"v": np.array(numbers, np.uint8)}
 
 
+def _tally(kind: str, *required: str) -> Tally:
+    return Tally({"v": kind}, {"v": required})
+
+
 def test_an_element_counts_once_for_all_engines() -> None:
-    tally = Tally({"v": "codes"})
+    tally = _tally("codes", "a", "b", "c")
 
     tally.batch(_codes(1, 2, 3), {"a": _codes(1, 2, 4), "b": _codes(9, 2, 4), "c": _codes(1, 2, 3)})
 
     (row,) = tally.rows
     assert (row.compared, row.different, row.largest) == (3, 2, 8)
     assert tally.first_different == "v (a)"
-    assert tally.complete({"a", "b", "c"})
+    assert tally.complete
 
 
 @pytest.mark.parametrize(("found", "different", "off_by_one"), [((1, 3), 0, 1), ((1, 4), 1, 0)])
 def test_an_island_may_be_off_by_one(found: tuple[int, int], different: int, off_by_one: int) -> None:
-    tally = Tally({"v": "island"})
+    tally = _tally("island")
 
     tally.batch(_codes(1, 2), {"a": _codes(*found)})
 
@@ -33,7 +37,7 @@ def test_an_island_may_be_off_by_one(found: tuple[int, int], different: int, off
 
 
 def test_not_a_number_differs() -> None:
-    tally = Tally({"v": "float"})
+    tally = _tally("float")
 
     tally.batch({"v": np.array([1.0])}, {"a": {"v": np.array([np.nan])}})
 
@@ -43,19 +47,38 @@ def test_not_a_number_differs() -> None:
 
 @pytest.mark.parametrize("kinds", [{}, {"v": "codes"}], ids=["no-tensors", "no-batches"])
 def test_nothing_is_not_complete(kinds: dict[str, str]) -> None:
-    assert not Tally(kinds).complete(set())
+    assert not Tally(kinds, dict.fromkeys(kinds, ())).complete
 
 
-def test_an_engine_that_never_ran_is_not_complete() -> None:
-    tally = Tally({"v": "codes"})
+@pytest.mark.parametrize(("required", "complete"), [(["a"], True), (["a", "b"], False)])
+def test_an_engine_that_never_ran_is_not_complete(required: list[str], complete: bool) -> None:
+    tally = _tally("codes", *required)
     tally.batch(_codes(1), {"a": _codes(1)})
 
-    assert tally.complete({"a"})
-    assert not tally.complete({"a", "b"})
+    assert tally.complete is complete
+
+
+def test_an_engine_may_leave_out_what_is_not_required_of_it() -> None:
+    tally = _tally("float", "a")
+
+    tally.batch(_codes(1), {"a": _codes(1), "b": {}})
+
+    assert tally.complete
+    assert tally.first_different is None
+    assert tally.rows[0].engines == ("a",)
+
+
+def test_an_engine_may_not_leave_out_what_is_required_of_it() -> None:
+    tally = _tally("codes", "a", "b")
+
+    tally.batch(_codes(1), {"a": _codes(1), "b": {}})
+
+    assert not tally.complete
+    assert tally.first_different == "v (b: not computed)"
 
 
 def test_differences_from_qdq_are_counted_apart() -> None:
-    tally = Tally({"v": "codes"})
+    tally = _tally("codes")
 
     tally.qdq_batch(_codes(1, 200, 3), _codes(1, 198, 4))
 

@@ -15,7 +15,7 @@ from mpqtool.passes import arithmetic, pipelines
 from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import complete
 from mpqtool.passes.values import array, set_array
-from mpqtool.runtime import kernels
+from mpqtool.runtime import kernels, session
 from mpqtool.runtime import verify as engine
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
@@ -142,13 +142,15 @@ def test_fails_if_a_clip_is_gone(files: Files) -> None:
         assert bound is not None
         set_array(bound, np.array(255, np.uint8))
 
+    beyond = dataclasses.replace(files, feeds={"x": 4 * files.feeds["x"]})  # what calibration has not seen
+    assert beyond.verify().passed
     files.change(widen)
-    files.change(_alter_bias)
 
-    result = files.verify()
+    result = beyond.verify()
 
     assert not result.passed
     assert result.codes_different > 0
+    assert next(row.name for row in result.tensors if row.different) == "r0.codes"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +191,43 @@ def test_fails_if_the_bias_is_off_by_one(files: Files, monkeypatch: pytest.Monke
     monkeypatch.setattr(kernels, "convolve", wrong)
 
     assert not files.verify().passed
+
+
+def test_a_float_output_counts_for_the_simulation_only_if_it_gives_it(files: Files) -> None:
+    reference = Reference(files.integer)
+
+    codes_alone = files.verify(simulate=_simulation(files))
+    both = files.verify(simulate=lambda feeds: reference.run(feeds))
+    wrong = files.verify(simulate=lambda feeds: reference.run(feeds) | {"y": np.zeros((16, 5), np.float32)})
+
+    assert [result.passed for result in (codes_alone, both, wrong)] == [True, True, False]
+    assert wrong.first_different == "y (simulation)"
+    held = [next(row.engines for row in result.tensors if row.name == "y") for result in (codes_alone, both)]
+    assert ["simulation" in engines for engines in held] == [False, True]
+    assert all("simulation" in row.engines for row in codes_alone.tensors if row.kind != "float")
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_says_which_provider_was_granted(
+    files: Files, built_in: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime lists the GPU where it is built in, though there is none."""
+    real = session.ort.InferenceSession
+
+    def without_gpu(*args: Any, providers: list[str], **options: Any) -> Any:
+        return real(*args, providers=["CPUExecutionProvider"], **options)
+
+    listed = [*(["CUDAExecutionProvider"] if built_in else []), "CPUExecutionProvider"]
+    monkeypatch.setattr(session.ort, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(session.ort, "InferenceSession", without_gpu)
+
+    result = files.verify(provider="auto")
+
+    assert result.passed
+    assert result.provider == "cpu"
+    said = [record.getMessage() for record in caplog.records if record.name == session.__name__]
+    assert len(said) == built_in
+    assert not built_in or "granted CPUExecutionProvider" in said[0]
 
 
 def _misses_one(codes: dict[str, Array]) -> dict[str, Array]:

@@ -136,4 +136,5 @@ def test_a_file_of_another_tool_is_lowered(tmp_path: pathlib.Path, rng: np.rando
             np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{name} at {level}")
     before = run_onnx(qdq, feeds)
     scale = np.abs(before["y"]).max() / 255
-    np.testing.assert_allclose(expected["y"], before["y"], atol=2 * scale)
+    # The QDQ file rounds y to 8 bits, half a step; the rest is for codes on the way that differ by one.
+    np.testing.assert_allclose(expected["y"], before["y"], rtol=0, atol=2 * scale)

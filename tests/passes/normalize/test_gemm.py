@@ -29,7 +29,8 @@ def _check(
     assert result.modified
     assert [op for op in ops(result.model) if op != "Transpose" or "Transpose" in expected] == expected
     assert [value.name for value in result.model.graph.outputs] == ["y"]
-    # A sum of three products, in another order: a few units in the last place.
+    # Three products and a bias, summed in another order and scaled before or after: six roundings, each
+    # of half a unit in the last place (6e-8); atol is for products of about 2 that cancel.
     assert_equivalent(before, run_onnx(result.model, feeds), rtol=1e-6, atol=1e-6)
     for node in result.model.graph:
         if node.op_type == "Gemm":
@@ -50,6 +51,7 @@ def _check(
         pytest.param("y = Gemm<alpha=0.5, beta=3.0>(x, w, b)", np.arange(4.0), id="alpha-beta"),
         pytest.param("y = Gemm<beta=3.0>(x, w, b)", np.float64(2), id="beta-scalar"),
         pytest.param("y = Gemm(x, w, b)", np.arange(4.0)[None], id="bias-row"),
+        pytest.param("y = Gemm<beta=3.0>(x, w)", None, id="beta-without-bias"),
     ],
 )
 def test_makes_one_gemm_that_keeps_the_names(body: str, bias: NDArray[Any] | None) -> None:

@@ -13,7 +13,7 @@ from mpqtool.passes.errors import PlanError
 from mpqtool.passes.pipelines import quantize
 from mpqtool.passes.plan import Grid
 from mpqtool.passes.quantize import complete, extract
-from mpqtool.passes.values import set_array
+from mpqtool.passes.values import add_initializer, array, set_array
 
 
 def _constants(model: ir.Model) -> dict[str, bytes]:
@@ -92,6 +92,82 @@ def test_weights_with_a_zero_point_are_refused(qdq: ir.Model) -> None:
     set_array(qdq.graph.initializers["w1.zero_point"], np.full(8, 3, np.int8))
 
     with pytest.raises(PlanError, match="'w1' has a zero point other than 0"):
+        extract(qdq)
+
+
+def _scaled_along(axis: int | None, kernels: int, inputs: int) -> ir.Model:
+    """A Gemm whose weight is scaled along an axis; None: the attribute is left out, which means 1."""
+    rng = np.random.default_rng(0)
+    text = f"net (float[N, {inputs}] x) => (float[N, {kernels}] y) {{ y = Gemm <transB = 1> (x, w) }}"
+    model = normal(text, {"w": rng.normal(size=(kernels, inputs))})
+    feeds = {"x": rng.normal(size=(3, inputs)).astype(np.float32)}
+    qdq = quantize(model, calibrated(model, feeds, weight_bits=8, grid=Grid.SIGNED))
+    node = next(node for node in qdq.graph if node.outputs[0].name == "w")
+    del node.attributes["axis"]
+    if axis is not None:
+        node.attributes["axis"] = ir.AttrInt64("axis", axis)
+    length = (kernels, inputs)[1 if axis is None else axis]
+    set_array(qdq.graph.initializers["w.scale"], rng.uniform(0.1, 0.2, length).astype(np.float32))
+    set_array(qdq.graph.initializers["w.zero_point"], np.zeros(length, np.int8))
+    return qdq
+
+
+@pytest.mark.parametrize("axis", [1, -1, None])
+@pytest.mark.parametrize("kernels", [4, 6])
+def test_weights_scaled_along_another_axis_are_refused(axis: int | None, kernels: int) -> None:
+    named = 1 if axis is None else axis
+
+    with pytest.raises(PlanError, match=rf"weight 'w' is scaled along axis {named}, allowed 0"):
+        extract(_scaled_along(axis, kernels, 6))
+
+
+@pytest.mark.parametrize("axis", [0, -2])
+def test_weights_scaled_along_kernels_are_read(axis: int) -> None:
+    qdq = _scaled_along(axis, 4, 6)
+    feeds = {"x": np.ones((1, 6), np.float32)}
+
+    real, plan = extract(qdq)
+
+    assert plan.weights[0].scale == tuple(float(s) for s in array(qdq.graph.initializers["w.scale"]))
+    (held,) = run_onnx(qdq, feeds, expose=["w"]).keys() - {"y"}
+    np.testing.assert_array_equal(
+        array(real.graph.initializers["w"]), run_onnx(qdq, feeds, expose=["w"])[held]
+    )
+
+
+def test_other_constants_are_read_along_their_axis(qdq: ir.Model) -> None:
+    """What is no weight may be quantized in any way that ONNX knows."""
+    graph, rng = qdq.graph, np.random.default_rng(0)
+    codes = rng.integers(-128, 128, (5, 3)).astype(np.int8)
+    scale, zero = rng.uniform(0.1, 1, 3).astype(np.float32), np.array([1, -2, 3], np.int8)
+    inputs = [add_initializer(graph, f"k{i}", numbers) for i, numbers in enumerate((codes, scale, zero))]
+    nodes = [ir.node("DequantizeLinear", inputs, {"axis": 1}, name="k")]
+    nodes.append(ir.node("MatMul", [graph.outputs[0], nodes[0].outputs[0]], name="m"))
+    nodes[0].outputs[0].name, nodes[1].outputs[0].name = "k", "z"
+    graph.extend(nodes)
+    graph.outputs[0] = nodes[1].outputs[0]
+
+    real, _ = extract(qdq)
+
+    expected = (codes.astype(np.float32) - zero.astype(np.float32)) * scale
+    np.testing.assert_array_equal(array(real.graph.initializers["k"]), expected)
+
+
+@pytest.mark.parametrize("name", ["w1", "r0"])
+@pytest.mark.parametrize("number", [-1.0, 0.0, np.nan])
+def test_scales_that_no_plan_can_hold_are_refused(qdq: ir.Model, name: str, number: float) -> None:
+    scale = np.array(array(qdq.graph.initializers[f"{name}.scale"]))
+    scale.reshape(-1)[0] = number
+    set_array(qdq.graph.initializers[f"{name}.scale"], scale)
+
+    with pytest.raises(PlanError, match=rf"Cannot read the QDQ file: '{name}': scale.*finite|greater than 0"):
+        extract(qdq)
+
+
+def test_a_tie_that_is_none_is_refused(qdq: ir.Model) -> None:
+    set_array(qdq.graph.initializers["c1.scale"], np.array(0.3, np.float32))
+
+    with pytest.raises(PlanError, match="must be powers of two of each other"):
         extract(qdq)
 
 

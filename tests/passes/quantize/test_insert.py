@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
@@ -8,9 +9,11 @@ from graphs import calibrated, normal, residual_cnn
 from onnx_text import ops
 
 from mpqtool.passes import arithmetic, metadata
+from mpqtool.passes.errors import ModelError
+from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import InsertQdqPass, complete
-from mpqtool.passes.values import array
+from mpqtool.passes.values import array, names
 
 
 @pytest.fixture
@@ -131,7 +134,58 @@ def test_a_bias_of_two_operators_is_quantized_for_each(rng: np.random.Generator)
         node = value.producer()
         assert node is not None
         codes, scale = array(node.inputs[0]), array(node.inputs[1])
-        np.testing.assert_allclose(codes * scale, before, atol=scale.max() / 2)
+        # Half a step of rounding, and what float32 loses of a product.
+        np.testing.assert_allclose(codes * scale, before, rtol=1e-6, atol=scale.max() / 2)
+
+
+def _with_an_island(rename: dict[str, str]) -> ir.Model:
+    """Everything that writes values of its own: narrow codes, a float operator, a sum with any ratios."""
+    text = """
+    net (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y) {
+        c = Conv (x, w)
+        s = HardSigmoid (c)
+        d = Conv (s, v)
+        e = Add (c, d)
+        y = Conv (e, w)
+    }
+    """
+    rng = np.random.default_rng(0)
+    model = normal(text, {name: rng.normal(size=(2, 2, 1, 1)) for name in ("w", "v")})
+    for value in (value for node in model.graph for value in node.outputs):
+        value.name = rename.get(str(value.name), value.name)
+    return model
+
+
+def _files(rename: dict[str, str]) -> list[ir.Model]:
+    """The QDQ and the integer graph."""
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, 2, 4, 4)).astype(np.float32)}
+    model = _with_an_island(rename)
+    qdq = quantize(model, calibrated(model, feeds, activation_bits=4, tied=False))
+    return [qdq, lower(qdq)]
+
+
+@pytest.mark.parametrize("renamed", ["s", "d", "e"])
+def test_names_of_the_model_are_not_taken(renamed: str, feeds: dict[str, np.ndarray]) -> None:
+    """Whatever the passes call a value of their own may be the name of a value of the model."""
+    feeds = {"x": feeds["x"][:, :, :4, :4]}
+    plain = _files({})
+    expected = [run_onnx(model, feeds) for model in plain]
+    own = names(_with_an_island({}).graph)
+    made = {name for model in plain for name in names(model.graph) if not name.endswith(metadata.SUFFIX)}
+    assert {"low", "high4", "c.wide", "c.dq", "s.dq", "y.float", "zero_int8"} < made
+
+    for name in sorted(made - own):
+        for model, outputs in zip(_files({renamed: name}), expected, strict=True):
+            onnx.checker.check_model(ir.to_proto(model))
+            assert_equivalent(outputs, run_onnx(model, feeds), rtol=0, atol=0)
+
+
+def test_a_value_called_like_codes_is_refused(feeds: dict[str, np.ndarray]) -> None:
+    model, feeds = _with_an_island({"d": "c.codes"}), {"x": feeds["x"][:, :, :4, :4]}
+    plan = complete(model, calibrated(model, feeds))
+
+    with pytest.raises(ModelError, match=r"Cannot quantize 'c': the model has a value called 'c\.codes'"):
+        InsertQdqPass(plan)(model)
 
 
 def test_second_run_changes_nothing(model: ir.Model, plan: Plan) -> None:
