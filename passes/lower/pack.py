@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import metadata
 from ..constants import constant
+from ..errors import ModelError
 from ..plan import Grid
 from ..values import array
 from .build import zero_point
@@ -30,6 +31,9 @@ class PackWeightsPass(ir.passes.InPlacePass):
 
     A weight is left alone if its widths are not noted, all of them are 8, or the stream with what
     describes it is not smaller than the codes.
+
+    Raises:
+        ModelError: A code is not on the grid that is noted for its kernel.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -82,7 +86,13 @@ def _pack(model: ir.Model, node: ir.Node) -> bool:
     if value is None or stored is None or offset is None or set(bits) == {8}:
         return False
     grid = Grid(node.metadata_props[metadata.GRID])
-    data = pack_codes(stored.astype(np.int64) - int(offset.reshape(-1)[0]), bits, grid)
+    codes_of = stored.astype(np.int64) - int(offset.reshape(-1)[0])
+    data = pack_codes(codes_of, bits, grid)
+    if not np.array_equal(unpack_codes(data, np.array(bits, np.uint8), stored.shape, grid), codes_of):
+        raise ModelError(
+            f"Cannot pack weight {node.metadata_props[metadata.WEIGHT]!r}: it holds codes that kernels of "
+            f"the noted widths cannot have on the {grid} grid. The file was changed by hand; make it again."
+        )
     widths = np.array(bits[:1] if len(set(bits)) == 1 else bits, np.uint8)
     shape = np.array(stored.shape, np.int16 if max(stored.shape) < 2**15 else np.int64)
     if data.nbytes + widths.nbytes + shape.nbytes >= stored.nbytes:

@@ -355,3 +355,47 @@ def test_island_is_given_to_the_simulation_and_not_counted(
     assert kinds["m.codes"] == "island"
     assert kinds["c.codes"] == "codes"
     assert kinds["y"] == "float"
+
+
+@pytest.mark.parametrize("change", ["Neg", "Abs", None])
+def test_outputs_behind_float_operators_are_compared_too(
+    tmp_path: pathlib.Path, rng: np.random.Generator, change: str | None
+) -> None:
+    text = """
+    net (float[N, 4] x) => (float[N, 3] y) {
+        c = Gemm <transB = 1> (x, w0)
+        y = Softmax <axis = 1> (c)
+    }
+    """
+    feeds = {"x": rng.normal(size=(8, 4)).astype(np.float32)}
+    model = normal(text, {"w0": rng.normal(size=(3, 4))})
+    files = _write(tmp_path, model, feeds, calibrated(model, feeds))
+    if change is not None:
+        held = ir.load(files.integer)
+        (softmax,) = [node for node in held.graph if node.op_type == "Softmax"]
+        old = softmax.outputs[0]
+        old.name = "before"
+        node = ir.node("Neg", [old])
+        if change == "Abs":  # the same numbers, so nothing to find
+            node = ir.node("Abs", [old])
+        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", old.type, old.shape
+        held.graph.append(node)
+        held.graph.outputs[0] = node.outputs[0]
+        ir.save(held, files.integer)
+
+    result = files.verify()
+
+    assert result.passed is (change != "Neg")
+    if change == "Neg":
+        assert "behind float operators" in str(result.first_different)
+
+
+def test_a_file_whose_widths_were_altered_is_named(files: Files) -> None:
+    held = ir.load(files.integer)
+    widths = held.graph.initializers["w1.widths"]
+    altered = array(widths).copy()
+    altered[0] += 3
+    widths.const_value = ir.tensor(altered, name="w1.widths")
+    ir.save(held, files.integer)
+    with pytest.raises(RuntimeFault, match=r"cannot be unpacked: .* Lower the QDQ file again"):
+        files.verify()

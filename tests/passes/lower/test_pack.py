@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx_text import ops
 
 from mpqtool.passes import arithmetic
+from mpqtool.passes.errors import ModelError
 from mpqtool.passes.lower.pack import PackWeightsPass, pack_codes, unpack_codes
 from mpqtool.passes.lower.unpack import DOMAIN, UNPACK, unpack_function
 from mpqtool.passes.pipelines import lower, quantize
@@ -178,3 +179,15 @@ def test_second_run_changes_nothing(qdq: ir.Model) -> None:
     model = lower(qdq)
 
     assert not PackWeightsPass()(model).modified
+
+
+def test_codes_off_the_noted_grid_are_refused(rng: np.random.Generator) -> None:
+    model = residual_cnn(rng)
+    plan = calibrated(model, {"x": rng.normal(size=(4, 2, 8, 8)).astype(np.float32)}, weight_bits=3)
+    qdq = quantize(model, plan)
+    codes = qdq.graph.initializers["w0.codes"]
+    altered = array(codes).copy()
+    altered.flat[0] += 1  # an odd code becomes an even one
+    codes.const_value = ir.tensor(altered, name="w0.codes")
+    with pytest.raises(ModelError, match=r"Cannot pack weight 'w0': .* on the odd grid"):
+        lower(qdq)
