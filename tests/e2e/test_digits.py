@@ -12,6 +12,9 @@ import time
 import numpy as np
 import pytest
 
+import mpqtool
+from mpqtool.errors import ModelError
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 SHORT = ("--epochs", "1", "--target-bits", "W3.3A7")
 
@@ -80,7 +83,7 @@ def test_another_seed_gives_another_file(short_run: pathlib.Path, tmp_path: path
     assert (other / "model.int.onnx").read_bytes() != (short_run / "model.int.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("epochs_before_the_kill", [2, 4])
+@pytest.mark.parametrize("epochs_before_the_kill", [2, 4, 5], ids=["search", "search-end", "in-integers"])
 def test_killed_run_resumes_to_the_same_file(
     short_run: pathlib.Path, tmp_path: pathlib.Path, epochs_before_the_kill: int
 ) -> None:
@@ -124,3 +127,20 @@ def test_edited_plan_is_applied_without_training(short_run: pathlib.Path, tmp_pa
     assert layer["weight_bits"] == {"8": len(first["bits"])}
     written = json.loads((out / "plan.json").read_text())
     assert all(np.isfinite(written["weights"][1]["scale"]))
+
+
+def test_a_run_s_own_plan_on_its_own_weights_gives_its_file_again(
+    short_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "again.mpq"
+    mpqtool.quantize(
+        short_run / "model.qdq.onnx", method="impq", plan=short_run / "plan.json", out=out,
+        data=EXAMPLES / "digits.npz",
+    )  # fmt: skip
+    for name in ("plan.json", "model.int.onnx"):
+        assert (out / name).read_bytes() == (short_run / name).read_bytes(), name
+
+
+def test_a_quantized_file_without_a_plan_is_refused(short_run: pathlib.Path) -> None:
+    with pytest.raises(ModelError, match=r"is quantized already\. Give the float model"):
+        mpqtool.quantize(short_run / "model.qdq.onnx", method="impq", data=EXAMPLES / "digits.npz")

@@ -10,44 +10,18 @@ import onnx_ir as ir
 import pytest
 from graphs import calibrated, normal, residual_cnn
 from numpy.typing import NDArray
+from verified import Files, write_files
 
-from mpqtool.passes import arithmetic, pipelines
-from mpqtool.passes.plan import Plan
+from mpqtool.passes import arithmetic
 from mpqtool.passes.quantize import complete
 from mpqtool.passes.values import array, set_array
 from mpqtool.runtime import kernels, session
 from mpqtool.runtime import verify as engine
 from mpqtool.runtime.errors import RuntimeFault
 from mpqtool.runtime.reference import Reference
-from mpqtool.runtime.verify import VerifyResult, verify
+from mpqtool.runtime.verify import verify
 
 Array = NDArray[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """A QDQ and an integer file, and inputs for them."""
-
-    qdq: pathlib.Path
-    integer: pathlib.Path
-    feeds: dict[str, Array]
-
-    def verify(self, *, batches: int = 1, **options: Any) -> VerifyResult:
-        return verify(self.integer, self.qdq, [self.feeds] * batches, threads=1, **options)
-
-    def change(self, change: Callable[[ir.Model], None]) -> None:
-        """Alter the integer file."""
-        model = ir.load(self.integer)
-        change(model)
-        ir.save(model, self.integer)
-
-
-def _write(folder: pathlib.Path, model: ir.Model, feeds: dict[str, Array], plan: Plan) -> Files:
-    qdq = pipelines.quantize(model, plan)
-    files = Files(folder / "a.qdq.onnx", folder / "a.int.onnx", feeds)
-    ir.save(qdq, files.qdq)
-    ir.save(pipelines.lower(qdq), files.integer)
-    return files
 
 
 def _power_of_two(scale: Any) -> Any:
@@ -57,7 +31,7 @@ def _power_of_two(scale: Any) -> Any:
 @pytest.fixture
 def files(tmp_path: pathlib.Path, rng: np.random.Generator) -> Files:
     model, feeds = residual_cnn(rng), {"x": rng.normal(size=(16, 2, 8, 8)).astype(np.float32)}
-    return _write(tmp_path, model, feeds, calibrated(model, feeds, weight_bits=3, activation_bits=6))
+    return write_files(tmp_path, model, feeds, calibrated(model, feeds, weight_bits=3, activation_bits=6))
 
 
 @pytest.fixture
@@ -69,7 +43,7 @@ def files_with_ties(tmp_path: pathlib.Path, rng: np.random.Generator) -> Files:
         weights=[w.model_copy(update={"scale": tuple(_power_of_two(w.scale))}) for w in plan.weights],
         activations=[a.model_copy(update={"scale": _power_of_two(a.scale)}) for a in plan.activations],
     )
-    return _write(tmp_path, model, feeds, plan)
+    return write_files(tmp_path, model, feeds, plan)
 
 
 def _simulation(files: Files) -> Callable[[dict[str, Array]], dict[str, Array]]:
@@ -307,87 +281,10 @@ def test_files_of_two_models_are_refused(
     x = rng.normal(size=(2, 3)).astype(np.float32)
     text = "net (float[N, 3] x) => (float[N, 2] z) { z = Gemm <transB = 1> (x, w) }"
     model = normal(text, {"w": rng.normal(size=(2, 3))})
-    other = _write(tmp_path / "b", model, {"x": x}, calibrated(model, {"x": x}))
+    other = write_files(tmp_path / "b", model, {"x": x}, calibrated(model, {"x": x}))
 
     with pytest.raises(RuntimeFault, match=r"does not hold 'r0.codes'.*they do not belong together"):
         verify(other.integer, files.qdq, [files.feeds])
-
-
-def test_island_is_given_to_the_simulation_and_not_counted(
-    tmp_path: pathlib.Path, rng: np.random.Generator
-) -> None:
-    text = """
-    net (float[N, 2, 6, 6] x) => (float[N, 3] y) {
-        c = Conv (x, w0)
-        s = Sigmoid (c)
-        m = Mul (c, s)
-        d = Conv (m, w1)
-        g = GlobalAveragePool (d)
-        f = Flatten (g)
-        y = Gemm <transB = 1> (f, w2)
-    }
-    """
-    weights = {
-        "w0": rng.normal(size=(3, 2, 3, 3)),
-        "w1": rng.normal(size=(3, 3, 3, 3)),
-        "w2": rng.normal(size=(3, 3)),
-    }
-    feeds = {"x": rng.normal(size=(8, 2, 6, 6)).astype(np.float32)}
-    model = normal(text, weights)
-    files = _write(tmp_path, model, feeds, calibrated(model, feeds))
-    reference = Reference(files.integer)
-    seen: list[list[str]] = []
-
-    def simulate(feeds: dict[str, Array]) -> dict[str, Array]:
-        given = {name: feeds.pop(name) for name in list(feeds) if name != "x"}
-        seen.append(list(given))
-        codes = {name: x for name, x in reference.run(feeds, given).items() if name in reference.codes}
-        wobble = np.where(codes["m.codes"] > 0, codes["m.codes"] - 1, 1).astype(np.uint8)
-        return codes | {"m.codes": wobble}
-
-    result = files.verify(simulate=simulate)
-
-    assert seen == [["m.codes"]]
-    assert result.passed
-    assert result.island_different > 0
-    assert result.codes_different == 0
-    kinds = {row.name: row.kind for row in result.tensors}
-    assert kinds["m.codes"] == "island"
-    assert kinds["c.codes"] == "codes"
-    assert kinds["y"] == "float"
-
-
-@pytest.mark.parametrize("change", ["Neg", "Abs", None])
-def test_outputs_behind_float_operators_are_compared_too(
-    tmp_path: pathlib.Path, rng: np.random.Generator, change: str | None
-) -> None:
-    text = """
-    net (float[N, 4] x) => (float[N, 3] y) {
-        c = Gemm <transB = 1> (x, w0)
-        y = Softmax <axis = 1> (c)
-    }
-    """
-    feeds = {"x": rng.normal(size=(8, 4)).astype(np.float32)}
-    model = normal(text, {"w0": rng.normal(size=(3, 4))})
-    files = _write(tmp_path, model, feeds, calibrated(model, feeds))
-    if change is not None:
-        held = ir.load(files.integer)
-        (softmax,) = [node for node in held.graph if node.op_type == "Softmax"]
-        old = softmax.outputs[0]
-        old.name = "before"
-        node = ir.node("Neg", [old])
-        if change == "Abs":  # the same numbers, so nothing to find
-            node = ir.node("Abs", [old])
-        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", old.type, old.shape
-        held.graph.append(node)
-        held.graph.outputs[0] = node.outputs[0]
-        ir.save(held, files.integer)
-
-    result = files.verify()
-
-    assert result.passed is (change != "Neg")
-    if change == "Neg":
-        assert "behind float operators" in str(result.first_different)
 
 
 def test_a_file_whose_widths_were_altered_is_named(files: Files) -> None:

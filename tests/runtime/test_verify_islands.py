@@ -1,0 +1,94 @@
+"""Verification of files that compute some operators in float."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import calibrated, normal
+from numpy.typing import NDArray
+from verified import write_files
+
+from mpqtool.runtime.reference import Reference
+
+Array = NDArray[Any]
+
+
+def test_island_is_given_to_the_simulation_and_not_counted(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    text = """
+    net (float[N, 2, 6, 6] x) => (float[N, 3] y) {
+        c = Conv (x, w0)
+        s = Sigmoid (c)
+        m = Mul (c, s)
+        d = Conv (m, w1)
+        g = GlobalAveragePool (d)
+        f = Flatten (g)
+        y = Gemm <transB = 1> (f, w2)
+    }
+    """
+    weights = {
+        "w0": rng.normal(size=(3, 2, 3, 3)),
+        "w1": rng.normal(size=(3, 3, 3, 3)),
+        "w2": rng.normal(size=(3, 3)),
+    }
+    feeds = {"x": rng.normal(size=(8, 2, 6, 6)).astype(np.float32)}
+    model = normal(text, weights)
+    files = write_files(tmp_path, model, feeds, calibrated(model, feeds))
+    reference = Reference(files.integer)
+    seen: list[list[str]] = []
+
+    def simulate(feeds: dict[str, Array]) -> dict[str, Array]:
+        given = {name: feeds.pop(name) for name in list(feeds) if name != "x"}
+        seen.append(list(given))
+        codes = {name: x for name, x in reference.run(feeds, given).items() if name in reference.codes}
+        wobble = np.where(codes["m.codes"] > 0, codes["m.codes"] - 1, 1).astype(np.uint8)
+        return codes | {"m.codes": wobble}
+
+    result = files.verify(simulate=simulate)
+
+    assert seen == [["m.codes"]]
+    assert result.passed
+    assert result.island_different > 0
+    assert result.codes_different == 0
+    kinds = {row.name: row.kind for row in result.tensors}
+    assert kinds["m.codes"] == "island"
+    assert kinds["c.codes"] == "codes"
+    assert kinds["y"] == "float"
+
+
+@pytest.mark.parametrize("change", ["Neg", "Abs", None])
+def test_outputs_behind_float_operators_are_compared_too(
+    tmp_path: pathlib.Path, rng: np.random.Generator, change: str | None
+) -> None:
+    text = """
+    net (float[N, 4] x) => (float[N, 3] y) {
+        c = Gemm <transB = 1> (x, w0)
+        y = Softmax <axis = 1> (c)
+    }
+    """
+    feeds = {"x": rng.normal(size=(8, 4)).astype(np.float32)}
+    model = normal(text, {"w0": rng.normal(size=(3, 4))})
+    files = write_files(tmp_path, model, feeds, calibrated(model, feeds))
+    if change is not None:
+        held = ir.load(files.integer)
+        (softmax,) = [node for node in held.graph if node.op_type == "Softmax"]
+        old = softmax.outputs[0]
+        old.name = "before"
+        node = ir.node("Neg", [old])
+        if change == "Abs":  # the same numbers, so nothing to find
+            node = ir.node("Abs", [old])
+        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", old.type, old.shape
+        held.graph.append(node)
+        held.graph.outputs[0] = node.outputs[0]
+        ir.save(held, files.integer)
+
+    result = files.verify()
+
+    assert result.passed is (change != "Neg")
+    if change == "Neg":
+        assert "behind float operators" in str(result.first_different)
