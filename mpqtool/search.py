@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["make_trainer", "search"]
 
+import math
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, fx
@@ -39,7 +40,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
     """
     network = attach(import_graph(job.model), job.plan)
     trainer = make_trainer(job, job.tuning)
-    measure = _measure(job, trainer)
+    measure, float_metric = _measure(job, trainer)
     target_weights, target_activations = parse_bits(job.options.target_bits)
     method = Impq(
         network,
@@ -54,7 +55,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
             lr=job.options.lr,
             seed=job.options.seed,
             fixed_activations=frozenset(str(value.name) for value in job.folded.graph.inputs),
-            float_metric=measure(import_graph(job.folded)),
+            float_metric=float_metric,
         ),
         reporter=job.reporter,
         save=lambda checkpoint: job.save("search", checkpoint),
@@ -70,12 +71,13 @@ def _tuning_batches(job: Job, trainer: Trainer) -> Callable[[], Iterator[tuple[T
     return lambda: trainer.batches_of(job.tuning, limit=SAMPLES)
 
 
-def _measure(job: Job, trainer: Trainer) -> Callable[[fx.GraphModule], float]:
-    """The metric on held-out data."""
+def _measure(job: Job, trainer: Trainer) -> tuple[Callable[[fx.GraphModule], float], float]:
+    """The metric on held-out data, and that of the float network; NaN where it is the yardstick itself."""
     reference = trainer.predict(import_graph(job.folded), job.held_out)
-    metric = metric_name(reference, job.held_out.labels)
+    labels = job.held_out.labels
+    metric = metric_name(reference, labels)
 
     def measure(network: fx.GraphModule) -> float:
-        return score(metric, trainer.predict(network, job.held_out), reference, job.held_out.labels)
+        return score(metric, trainer.predict(network, job.held_out), reference, labels)
 
-    return measure
+    return measure, math.nan if metric == "sqnr_db" else score(metric, reference, reference, labels)

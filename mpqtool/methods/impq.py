@@ -52,7 +52,7 @@ class ImpqSettings:
         lr: Peak learning rate.
         seed: Seed of the random signs.
         fixed_activations: Values whose width stays: the inputs of the graph.
-        float_metric: The held-out metric of the float network.
+        float_metric: The held-out metric of the float network; NaN where nothing compares with it.
     """
 
     target_weights: float
