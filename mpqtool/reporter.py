@@ -116,8 +116,8 @@ class Reporter:
     def progress(self, total: int, label: str) -> Iterator[Progress]:
         """Show a bar of ``total`` steps while the block runs; bars may be nested.
 
-        It shows the label, steps done, the columns given to ``advance`` and the time left. Without a
-        terminal there is no bar.
+        It shows the label, the share done, the columns given to ``advance`` and the time left; a line of 80
+        characters holds it. Without a terminal there is no bar.
         """
         stream = self._stream or sys.stderr
         if self._silent or not stream.isatty():
@@ -141,19 +141,15 @@ def _rich_progress(stream: TextIO) -> RichProgress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.progress import Progress as RichProgress
 
     return RichProgress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=12),
         TextColumn("{task.fields[columns]}", markup=False),
-        TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(file=stream),

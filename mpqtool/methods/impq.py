@@ -207,7 +207,7 @@ class Impq:
             self.network,
             epochs=settings.epochs,
             lr=settings.lr,
-            label=f"iteration {state.iteration} ({state.phase})",
+            label=f"iteration {state.iteration}",
             columns={**bits, **shown},
             resume=resumed,
             on_epoch=self._save,
