@@ -141,6 +141,7 @@ def _rich_progress(stream: TextIO) -> RichProgress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -149,6 +150,7 @@ def _rich_progress(stream: TextIO) -> RichProgress:
     return RichProgress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
+        TaskProgressColumn(),
         TextColumn("{task.fields[columns]}", markup=False),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Trainer"]
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Trainer:
         epochs: int,
         lr: float,
         label: str,
-        columns: dict[str, str] | None = None,
+        columns: Mapping[str, object] | None = None,
         resume: Checkpoint | None = None,
         on_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
     ) -> None:

@@ -93,7 +93,7 @@ def test_bar_on_a_terminal_shows_columns_and_nests(monkeypatch: pytest.MonkeyPat
         "top1 -",
         "top1 97.25",
         "a line [between]",
-        "2/4",
+        "50%",
     ):
         assert text in shown
     with reporter.progress(1, "again") as progress:  # the first bar is gone, another can be made

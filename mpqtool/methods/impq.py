@@ -200,15 +200,14 @@ class Impq:
 
     def _fine_tune(self) -> None:
         state, settings = self.state, self.settings
-        shown = {"held-out": f"{state.history[-1]['held_out']:.2f}"} if state.history else {}
-        bits = {"W": f"{self._bits()['weights_eff']:.2f}", "A": f"{self._bits()['activations_eff']:.2f}"}
+        last = {"held-out": state.history[-1]["held_out"]} if state.history else {}
         resumed, self.resumed = self.resumed, None
         self.trainer.fit(
             self.network,
             epochs=settings.epochs,
             lr=settings.lr,
             label=f"iteration {state.iteration}",
-            columns={**bits, **shown},
+            columns={**self._bits(), **last},
             resume=resumed,
             on_epoch=self._save,
         )
