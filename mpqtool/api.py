@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Path = str | os.PathLike[str]
 
-_BATCH = 256
-
 
 def import_onnx(path: Path) -> torch.fx.GraphModule:
     """Import a float ONNX file; parameters keep the initializer names.
@@ -148,6 +146,7 @@ def verify(
     """
     from mpqtool.passes.load import load_model
     from mpqtool.runtime import verify as engine
+    from mpqtool.runtime.predict import BATCH
 
     from .samples import samples_for
     from .simulate import simulator_from_qdq
@@ -157,12 +156,12 @@ def verify(
     load_model(int_path)  # says what is wrong with the file before anything long begins
     split = samples_for(pathlib.Path(int_path), qdq, data, reporter)
     simulate = simulator_from_qdq(against)
-    batches = -(-len(split) // _BATCH)
+    batches = -(-len(split) // BATCH)
     with reporter.progress(batches, "verify") as progress:
         return engine.verify(
             int_path,
             against,
-            split.batches(_BATCH),
+            split.batches(BATCH),
             simulate=simulate,
             labels=split.labels,
             provider=provider,

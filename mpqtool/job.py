@@ -144,7 +144,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         loaded, _ = extract(loaded)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
-    folded = pipelines.normalize(loaded, fold_batch_norm=True)
+    folded = pipelines.fold_batch_norm(model)
     start_weights, start_activations = (int(bits) for bits in parse_bits(options.start_bits))
     plan = place(folded, weight_bits=start_weights, activation_bits=start_activations, grid=Grid.ODD)
     if not plan.weights:

@@ -18,20 +18,19 @@ BATCH = 250
 
 
 def predict(
-    model: str | os.PathLike[str] | ir.Model, inputs: Mapping[str, NDArray[Any]], *, provider: str = "cpu"
+    model: str | os.PathLike[str] | ir.Model, inputs: Mapping[str, NDArray[Any]]
 ) -> list[NDArray[Any]]:
     """Run a model over all samples, a batch at a time.
 
     Args:
         model: A file, or a model in memory.
         inputs: One array per input, ``(samples, ...)``.
-        provider: Where to run it; see ``make_session``.
 
     Returns:
         One array per output, in graph order.
     """
     source = ir.to_proto(model).SerializeToString() if isinstance(model, ir.Model) else model
-    session = make_session(source, provider=provider)
+    session = make_session(source)
     samples = len(next(iter(inputs.values())))
     parts = [
         session.run(None, {name: array[start : start + BATCH] for name, array in inputs.items()})
