@@ -20,7 +20,6 @@ __all__ = [
     "prelu",
 ]
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -103,10 +102,10 @@ def import_softplus(node: ir.Node, x: Tensor) -> Tensor:
 
 @register("Clip", 11, 12, 13, known=("minimum", "maximum"))
 def import_clip(
-    node: ir.Node, x: Tensor, minimum: np.ndarray | None = None, maximum: np.ndarray | None = None
+    node: ir.Node, x: Tensor, minimum: float | None = None, maximum: float | None = None
 ) -> Tensor:
     """Import Clip; a bound that is not given does not bound."""
-    low, high = (None if bound is None else bound.item() for bound in (minimum, maximum))
+    low, high = minimum, maximum
     if low is None and high is None:
         return x
     return torch.clamp(x, min=low, max=high)

@@ -7,15 +7,14 @@ __all__ = ["import_graph"]
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from mpqtool.passes.errors import UnsupportedOpError
 
+from .dtypes import TORCH_DTYPES, tensor_from_array
 from .module import ImportedGraph
-from .registry import Handler, leaf, lookup, unsupported
+from .registry import Handler, leaf, lookup, no_tensor, unsupported
 
 
 def import_graph(model: ir.Model) -> fx.GraphModule:
@@ -38,10 +37,13 @@ def import_graph(model: ir.Model) -> fx.GraphModule:
     """
     opsets = {"" if domain == "ai.onnx" else domain: v for domain, v in model.graph.opset_imports.items()}
     importer = _Importer()
+    faults: list[str] = []
     for value in model.graph.inputs:
         if not value.is_initializer():
-            importer.add_input(value)
-    faults: list[str] = []
+            try:
+                importer.add_input(value)
+            except UnsupportedOpError as error:
+                faults.append(str(error))
     for node in model.graph:
         try:
             importer.add_node(node, opsets.get(node.domain, 0))
@@ -49,12 +51,14 @@ def import_graph(model: ir.Model) -> fx.GraphModule:
             faults.append(str(error))
             importer.skip_node(node)
     if faults:
-        count = f"{len(faults)} nodes" if len(faults) > 1 else "1 node"
-        raise UnsupportedOpError(
-            f"Cannot import {count}: {'; '.join(faults)}. Export the model again with other operators in "
-            "their place, or cut this part off."
-        )
+        raise UnsupportedOpError(_summary(faults))
     return importer.finish(model.graph.outputs)
+
+
+def _summary(faults: list[str]) -> str:
+    if len(faults) == 1:
+        return f"Cannot import {faults[0]}"
+    return "\n".join([f"Cannot import {len(faults)} parts of the model:", *(f"  {f}" for f in faults)])
 
 
 class _Importer:
@@ -67,8 +71,16 @@ class _Importer:
         self.values: dict[str, fx.Proxy] = {}
 
     def add_input(self, value: ir.Value) -> None:
+        """Add a graph input.
+
+        Raises:
+            UnsupportedOpError: It is not a tensor of numbers.
+        """
         proxy = self.tracer.create_proxy("placeholder", f"input_{len(self.values)}", (), {})
         self._set(value, proxy, "Input")
+        reason = no_tensor(value)
+        if reason:
+            raise UnsupportedOpError(f"input {value.name!r}: it is {reason}")
 
     def add_node(self, node: ir.Node, opset: int) -> None:
         handler = lookup(node, opset)
@@ -81,16 +93,25 @@ class _Importer:
         results = result if isinstance(result, tuple) else (result,)
         for index, output in enumerate(node.outputs):
             if index < len(results):
-                self._set(output, results[index], node.op_type)
+                self._add_output(output, results[index], node.op_type)
             elif output.uses() or output.is_graph_output():
                 raise unsupported(
-                    node, f"output {index} ({output.name!r}) is used, and only the first is imported"
+                    node, f"output {index} ({output.name!r}) is used, and {len(results)} outputs are handled"
                 )
+
+    def _add_output(self, output: ir.Value, result: fx.Proxy | Tensor, op_type: str) -> None:
+        if not output.name:  # one that the node leaves out
+            return
+        if isinstance(result, Tensor):
+            attribute = self.root.add_initializer(output.name, result)
+            result = self.tracer.create_proxy("get_attr", attribute, (), {})
+        self._set(output, result, op_type)
 
     def skip_node(self, node: ir.Node) -> None:
         """Stand-ins for the outputs of a node that failed, so that the nodes after it are looked at too."""
         for output in node.outputs:
-            self.values[_name(output)] = self.tracer.create_proxy("placeholder", "missing", (), {})
+            if output.name:
+                self.values[output.name] = self.tracer.create_proxy("placeholder", "missing", (), {})
 
     def finish(self, outputs: Iterable[ir.Value]) -> ImportedGraph:
         self.graph.output(tuple(self._value(value, learned=False).node for value in outputs))
@@ -105,23 +126,22 @@ class _Importer:
         name = handler.input_name(index)
         if name is None:
             raise unsupported(node, f"input {index} ({value.name!r}) is not handled")
-        constant = value.const_value
-        if name in handler.known:
-            if constant is None:
-                raise unsupported(node, f"input {index} ({value.name!r}) must be a constant")
-            return constant.numpy()
+        constant = _constant(value)
+        if name in handler.known and constant is not None:
+            return _as_tuple(constant.numpy().tolist())
         learned = name in handler.learned or (
             name in handler.learned_arrays and constant is not None and constant.size > 1
         )
         return self._value(value, learned=learned)
 
     def _value(self, value: ir.Value, *, learned: bool) -> fx.Proxy:
-        name = _name(value)
-        if value.const_value is None:
-            return self.values[name]
-        if name not in self.values:
-            tensor = torch.from_numpy(np.array(value.const_value.numpy()))  # a copy, writable
-            attribute = self.root.add_initializer(name, tensor)
+        name, constant = _name(value), _constant(value)
+        if name not in self.values and constant is not None:
+            if ir.DataType(constant.dtype) not in TORCH_DTYPES:
+                raise UnsupportedOpError(
+                    f"constant {name!r}: it is {no_tensor(value) or constant.dtype.name}"
+                )
+            attribute = self.root.add_initializer(name, tensor_from_array(constant.numpy()))
             self._set(value, self.tracer.create_proxy("get_attr", attribute, (), {}), "Initializer")
         if learned:
             self.root.make_parameter(name)
@@ -138,6 +158,16 @@ class _Importer:
 def identity(x: Any) -> Any:
     """The input itself, under another name."""
     return x
+
+
+def _constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of an initializer, or of a Constant node."""
+    return ir.convenience.get_const_tensor(value)
+
+
+def _as_tuple(numbers: Any) -> Any:
+    """Lists within lists as tuples, which the torch graph keeps as they are."""
+    return tuple(map(_as_tuple, numbers)) if isinstance(numbers, list) else numbers
 
 
 def _name(value: ir.Value) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = ["import_reduce_max", "import_reduce_mean", "import_reduce_sum"]
 
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .registry import register
 def import_reduce_mean(
     node: ir.Node,
     x: Tensor,
-    axes: np.ndarray | None = None,
+    axes: Any | None = None,
     *,
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
@@ -31,7 +31,7 @@ def import_reduce_mean(
 def import_reduce_sum(
     node: ir.Node,
     x: Tensor,
-    axes: np.ndarray | None = None,
+    axes: Any | None = None,
     *,
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
@@ -44,7 +44,7 @@ def import_reduce_sum(
 def import_reduce_max(
     node: ir.Node,
     x: Tensor,
-    axes: np.ndarray | None = None,
+    axes: Any | None = None,
     *,
     keepdims: int = 1,
     noop_with_empty_axes: int = 0,
@@ -53,10 +53,8 @@ def import_reduce_max(
     return _reduce(torch.amax, x, axes, keepdims, noop_with_empty_axes)
 
 
-def _reduce(
-    function: Callable[..., Tensor], x: Tensor, axes: np.ndarray | None, keepdims: int, noop: int
-) -> Tensor:
+def _reduce(function: Callable[..., Tensor], x: Tensor, axes: Any | None, keepdims: int, noop: int) -> Tensor:
     """Reduce over the axes; no axes are all of them, or none with ``noop``."""
-    if axes is None or axes.size == 0:
+    if axes is None or len(axes) == 0:
         return x if noop else function(x, dim=(), keepdim=bool(keepdims))
-    return function(x, dim=tuple(axes.tolist()), keepdim=bool(keepdims))
+    return function(x, dim=tuple(axes), keepdim=bool(keepdims))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Handler", "leaf", "lookup", "register", "supported", "unsupported"]
+__all__ = [
+    "Handler",
+    "integers",
+    "leaf",
+    "lookup",
+    "no_tensor",
+    "parts",
+    "register",
+    "supported",
+    "unsupported",
+]
 
 import dataclasses
 import functools
@@ -12,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import onnx
 import onnx_ir as ir
-from torch import fx
+from torch import Tensor, fx
 
 from mpqtool.passes.errors import UnsupportedOpError
 
@@ -34,7 +44,8 @@ class Handler:
         function: The handler.
         learned: Inputs whose constants are parameters, to be trained.
         learned_arrays: The same, unless the constant is a single number: then it belongs to a formula.
-        known: Inputs that must be constants; the handler gets them as numpy arrays, not as proxies.
+        known: Inputs that steer the operator, as the shape of a Reshape. Where they are constants the
+            handler gets a Python number, or a tuple of them, and else a proxy; see ``integers``.
     """
 
     function: Callable[..., Any]
@@ -73,7 +84,16 @@ def register(
     learned_arrays: tuple[str, ...] = (),
     known: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """Enter a function as the handler of an operator, for the schema versions it was tested on."""
+    """Enter a function as the handler of an operator, for the schema versions it was tested on.
+
+    Args:
+        op_type: The operator.
+        since_versions: Its schema versions.
+        domain: Its domain, "" for ai.onnx.
+        learned: See ``Handler``; so are the next two.
+        learned_arrays: Inputs that learn unless they are a single number.
+        known: Inputs whose constants are Python numbers.
+    """
 
     def enter(function: F) -> F:
         handler = Handler(function, frozenset(learned), frozenset(learned_arrays), frozenset(known))
@@ -102,12 +122,38 @@ def lookup(node: ir.Node, opset: int) -> Handler:
     version = _since_version(node, opset)
     handler = _HANDLERS.get((node.domain, node.op_type, version))
     if handler is None:
-        known = sorted(v for d, op, v in _HANDLERS if (d, op) == (node.domain, node.op_type))
-        handled = f"versions handled are {', '.join(map(str, known))}" if known else "no version is handled"
-        raise unsupported(
-            node, f"domain {node.domain!r}, opset {opset}, version {version} has no handler, {handled}"
-        )
+        raise unsupported(node, f"version {version} of opset {opset} {_why_not(node)}")
     return handler
+
+
+def _why_not(node: ir.Node) -> str:
+    """Why an operator has no handler, and the way out."""
+    domains = {domain for domain, _, _ in _HANDLERS}
+    versions = sorted(v for domain, op, v in _HANDLERS if (domain, op) == (node.domain, node.op_type))
+    kinds = [reason for value in (*node.inputs, *node.outputs) if value and (reason := no_tensor(value))]
+    if any(attribute.type is ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return "is control flow that depends on the data. Export the model with that branch or count fixed"
+    if node.domain not in domains:
+        return (
+            f"is not handled, nor is anything of the domain {node.domain!r}. Export the model with operators "
+            "of ai.onnx in its place, or cut this part off"
+        )
+    if kinds:
+        return f"takes or gives {kinds[0]}"
+    if versions:
+        return (
+            f"is not handled, versions {', '.join(map(str, versions))} are. Convert the model to opset 21, "
+            "or export it again at that opset"
+        )
+    return "is not handled in any version. Export the model with other operators in its place, or cut it off"
+
+
+def no_tensor(value: ir.Value) -> str | None:
+    """What a value is, if it is not a tensor of numbers, and the way out."""
+    kind = "text" if value.dtype is ir.DataType.STRING else None
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        kind = "a sequence" if isinstance(value.type, ir.SequenceType) else "an optional"
+    return kind and f"{kind}, and only tensors of numbers are handled. Cut this part off the model"
 
 
 def _since_version(node: ir.Node, opset: int) -> int:
@@ -119,7 +165,19 @@ def _since_version(node: ir.Node, opset: int) -> int:
 
 def unsupported(node: ir.Node, reason: str) -> UnsupportedOpError:
     """The error of a handler that cannot serve a node; ``import_graph`` collects them into one message."""
-    return UnsupportedOpError(f"{node.op_type} {node.name!r}: {reason}")
+    domain = node.domain or "ai.onnx"
+    return UnsupportedOpError(f"{node.op_type} {node.name!r} (domain {domain!r}): {reason}.")
+
+
+def parts(results: Any, node: ir.Node) -> tuple[Any, ...]:
+    """The results of a leaf that gives a tuple, one for each output of the node."""
+    return tuple(results[index] for index in range(len(node.outputs)))
+
+
+def integers(value: Tensor | tuple[int, ...] | int) -> tuple[int, ...]:
+    """The numbers of a ``known`` input: constant, or a tensor that is read now. Only inside of leaves."""
+    numbers = value.tolist() if isinstance(value, Tensor) else value
+    return (numbers,) if isinstance(numbers, int) else tuple(numbers)
 
 
 def leaf(function: Callable[P, R]) -> Callable[P, R]:

@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 import math
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -49,9 +49,9 @@ def flatten(x: Tensor, axis: int) -> Tensor:
 
 
 @register("Reshape", 5, 13, 14, 19, 21, 23, 24, 25, known=("shape",))
-def import_reshape(node: ir.Node, x: Tensor, shape: np.ndarray, *, allowzero: int = 0) -> Tensor:
+def import_reshape(node: ir.Node, x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
     """Import Reshape; the shape must be a constant, in which 0 copies a size and -1 is what remains."""
-    return reshape(x, tuple(shape.tolist()), bool(allowzero))
+    return reshape(x, tuple(shape), bool(allowzero))
 
 
 @leaf
@@ -75,15 +75,15 @@ def transpose(x: Tensor, perm: tuple[int, ...] | None) -> Tensor:
 
 
 @register("Squeeze", 13, 21, 23, 24, 25, known=("axes",))
-def import_squeeze(node: ir.Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
+def import_squeeze(node: ir.Node, x: Tensor, axes: Any | None = None) -> Tensor:
     """Import Squeeze."""
-    return torch.squeeze(x) if axes is None else torch.squeeze(x, dim=tuple(axes.tolist()))
+    return torch.squeeze(x) if axes is None else torch.squeeze(x, dim=tuple(axes))
 
 
 @register("Unsqueeze", 13, 21, 23, 24, 25, known=("axes",))
-def import_unsqueeze(node: ir.Node, x: Tensor, axes: np.ndarray) -> Tensor:
+def import_unsqueeze(node: ir.Node, x: Tensor, axes: Any) -> Tensor:
     """Import Unsqueeze."""
-    return unsqueeze(x, tuple(axes.tolist()))
+    return unsqueeze(x, tuple(axes))
 
 
 @leaf
@@ -105,22 +105,22 @@ def import_concat(node: ir.Node, *xs: Tensor, axis: int) -> Tensor:
 def import_slice(
     node: ir.Node,
     x: Tensor,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    axes: np.ndarray | None = None,
-    steps: np.ndarray | None = None,
+    starts: Any,
+    ends: Any,
+    axes: Any | None = None,
+    steps: Any | None = None,
 ) -> Tensor:
     """Import Slice.
 
     Raises:
         UnsupportedOpError: A step is negative, which torch cannot do.
     """
-    if steps is not None and steps.min() < 1:
-        raise unsupported(node, f"steps={steps.tolist()}, and only positive ones are handled")
+    if steps is not None and min(steps) < 1:
+        raise unsupported(node, f"steps={list(steps)}, and only positive ones are handled")
     count = len(starts)
-    axis = range(count) if axes is None else axes.tolist()
-    step = [1] * count if steps is None else steps.tolist()
-    return slice_axes(x, tuple(zip(axis, starts.tolist(), ends.tolist(), step, strict=True)))
+    axis = range(count) if axes is None else axes
+    step = [1] * count if steps is None else steps
+    return slice_axes(x, tuple(zip(axis, starts, ends, step, strict=True)))
 
 
 @leaf
@@ -136,14 +136,14 @@ def slice_axes(x: Tensor, cuts: tuple[tuple[int, int, int, int], ...]) -> Tensor
 def import_split(
     node: ir.Node,
     x: Tensor,
-    split: np.ndarray | None = None,
+    split: Any | None = None,
     *,
     axis: int = 0,
     num_outputs: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Import Split, into the sizes given or into as many equal parts as there are outputs."""
     count = len(node.outputs)
-    parts = split_evenly(x, count, axis) if split is None else torch.split(x, split.tolist(), axis)
+    parts = split_evenly(x, count, axis) if split is None else torch.split(x, split, axis)
     return tuple(parts[index] for index in range(count))
 
 
@@ -157,9 +157,9 @@ def split_evenly(x: Tensor, count: int, axis: int) -> tuple[Tensor, ...]:
 def import_pad(
     node: ir.Node,
     x: Tensor,
-    pads: np.ndarray,
-    constant_value: np.ndarray | None = None,
-    axes: np.ndarray | None = None,
+    pads: Any,
+    constant_value: Any | None = None,
+    axes: Any | None = None,
     *,
     mode: str = "constant",
 ) -> Tensor:
@@ -170,8 +170,8 @@ def import_pad(
     """
     if mode != "constant":
         raise unsupported(node, f"mode={mode!r}, and only 'constant' is handled")
-    value = 0 if constant_value is None else constant_value.item()
-    return pad(x, tuple(pads.tolist()), value, None if axes is None else tuple(axes.tolist()))
+    value = 0 if constant_value is None else constant_value
+    return pad(x, tuple(pads), value, None if axes is None else tuple(axes))
 
 
 @leaf
@@ -194,8 +194,8 @@ def import_identity(node: ir.Node, x: Tensor) -> Tensor:
 def import_dropout(
     node: ir.Node,
     x: Tensor,
-    share: np.ndarray | None = None,
-    training_mode: np.ndarray | None = None,
+    share: Any | None = None,
+    training_mode: Any | None = None,
     *,
     ratio: float = 0.5,
     seed: int | None = None,
@@ -205,6 +205,6 @@ def import_dropout(
     Raises:
         UnsupportedOpError: The file asks for dropout at inference.
     """
-    if training_mode is not None and training_mode.item():
+    if training_mode is not None and training_mode:
         raise unsupported(node, "training_mode is true, export the model in evaluation mode")
     return x
