@@ -1,9 +1,9 @@
-"""What fake quantization adds to a training step.
+"""What the import, and what fake quantization, add to a training step.
 
     python benchmarks/training_step.py [--threads 1] [--rounds 10]
 
-ResNet-20 at 28x28, batch 64: a step of the imported float network, of the same with W4A8 quantizers, and
-of the integer simulation that the last epochs train.
+ResNet-20 at 28x28, batch 64: a step of the network as it is written in torch, of the same imported from ONNX,
+with W4A8 quantizers, and of the integer simulation that the last epochs train.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
 from mpqtool.simulate import IntegerSimulation
+from mpqtool.zoo import resnet20
 
 
 def main() -> None:
@@ -54,16 +55,19 @@ def main() -> None:
 
     def step(network: nn.Module) -> None:
         network.train()
-        nn.functional.cross_entropy(network(x)[0], label).backward()
+        outputs = network(x)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        nn.functional.cross_entropy(logits, label).backward()
         network.zero_grad()
 
     networks = {
-        "float": import_graph(model),
+        "torch": resnet20(in_channels=1),
+        "imported": import_graph(model),
         "fake-quantized": quantized(import_graph(model)),
         "integer simulation": IntegerSimulation(quantized(import_graph(folded))),
     }
     things = {name: (lambda network=network: step(network)) for name, network in networks.items()}
-    print(table(seconds(things, rounds=arguments.rounds), reference="float"))
+    print(table(seconds(things, rounds=arguments.rounds), reference="torch"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What a user can run into, and act on. Every message is one line; the command shows it without a traceback.
+"""What a user can run into, and act on. The command shows it without a traceback.
+
+Every message is one line, except where several operators cannot be imported: then each has its own.
 
 ::
 

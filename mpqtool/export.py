@@ -18,8 +18,10 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from torch import Tensor, nn
 
+from mpqtool.passes.normalize import RemoveZeroBiasPass
 from mpqtool.passes.pipelines import normalize
 
 from .errors import ModelError, OptionError
@@ -74,7 +76,7 @@ def export_onnx(
         load_weights(module, weights)
     modes = {part: part.training for part in module.modules()}  # frozen parts have one of their own
     try:
-        graph = normalize(_trace(module.eval(), shape))
+        graph = _plain(normalize(_trace(module.eval(), shape)), module)
     finally:
         for part, training in modes.items():
             part.training = training
@@ -185,6 +187,18 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
             "torch.flatten(x, 1) in forward in place of a number."
         )
     return model
+
+
+def _plain(model: ir.Model, module: nn.Module) -> ir.Model:
+    """Only operators of ONNX itself, and only weights that the network has: torch adds biases of zeros."""
+    passes = ir.passes.Sequential(
+        RemoveZeroBiasPass(module.state_dict()),
+        common.InlinePass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ShapeInferencePass(),
+    )
+    return passes(model).model
 
 
 def _input_name(module: nn.Module) -> str:

@@ -151,6 +151,8 @@ def _relu(op: Callable[..., Tensor], x: Any) -> Any:
 
 
 def _clip(op: Callable[..., Tensor], x: Any, min: Any = None, max: Any = None) -> Any:  # torch's names
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return NotImplemented  # computed bounds are no fact about the graph
     if isinstance(x, Pending):
         return x.clipped(min, max)
     low, high = (
@@ -184,10 +186,22 @@ def _global_average(op: Callable[..., Tensor], x: Any) -> Any:
     )
 
 
-def _average(op: Callable[..., Tensor], x: Any, kernel: Sequence[int], *args: Any) -> Any:
+def _average(
+    op: Callable[..., Tensor],
+    x: Any,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[int],
+    count_padding: bool,
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    auto_pad: str,
+) -> Any:
     """A sum of codes times ``(s_x * float32(1 / count)) / s_y``: a depthwise convolution with ones."""
+    args = (stride, pads, count_padding, dilation, ceil_mode, auto_pad)
     count = math.prod(kernel)
-    if not isinstance(x, Codes):
+    one_count = (count_padding or not any(pads)) and not ceil_mode and auto_pad in ("NOTSET", "VALID")
+    if not isinstance(x, Codes) or not one_count:
         return NotImplemented
     # The mean of integers in float64 times their count is within 1e-9 of the sum: round to it.
     total = round_ste(op(x.centered.double(), kernel, *args) * count).float()

@@ -12,6 +12,7 @@ import google.protobuf.message  # type: ignore[import-untyped]
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from .clear_metadata import ClearForeignMetadataPass
 from .errors import ModelError
@@ -27,6 +28,9 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Read an ONNX file, with what it keeps in files beside it, and check that it can be used.
 
+    A graph output without a type or shape gets the one that can be inferred, if any; some exporters
+    leave it out, and all engines run such a file.
+
     Raises:
         ModelError: There is no such file, it is not an ONNX file, it is truncated or breaks the rules of
             ONNX, its opset or IR version is out of range, external data is missing, or a weight is not
@@ -40,8 +44,11 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
             _check_external(source, name, tensor)
         _check_finite(source, name, tensor)
     ir.external_data.load_to_model(model)
+    bare = [value for value in model.graph.outputs if value.shape is None or value.type is None]
+    if bare:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     try:
-        onnx.checker.check_model(str(source))
+        onnx.checker.check_model(_with_shapes(model) if bare else str(source))
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise ModelError(f"Cannot use {str(source)!r}: {reason} Export the model again.") from None
@@ -69,6 +76,15 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         write_whole(path, proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
+
+
+def _with_shapes(model: ir.Model) -> onnx.ModelProto:
+    """The model for the checker, which wants a shape at each output: of no dimensions where none is known."""
+    proto = ir.to_proto(model)
+    for value in proto.graph.output:
+        if not value.type.WhichOneof("value") or value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return proto
 
 
 def _read(source: pathlib.Path) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BITS",
+    "DOMAIN",
     "EXACT",
     "GRID",
     "ISLAND",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 from collections.abc import Iterable
+
+DOMAIN = "mpqtool"
+"""The domain of the functions that a file of ours carries, in version 1."""
 
 BITS = "mpqtool.bits"
 """On Q and DQ: the width of an activation, or one digit per kernel of a weight. On what lowering makes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["run"]
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,21 @@ from numpy.typing import NDArray
 from .errors import RuntimeFault
 
 
-def run(node: ir.Node, inputs: list[Any], opset: int) -> tuple[NDArray[Any], ...]:
-    """Compute one node of the standard domain.
+def run(
+    node: ir.Node,
+    inputs: list[Any],
+    opset: int,
+    functions: Mapping[ir.OperatorIdentifier, ir.Function],
+) -> tuple[NDArray[Any], ...]:
+    """Compute one node of the standard domain, or one that calls a function of the model.
 
     Raises:
         RuntimeFault: ``onnx.reference`` cannot compute the operator.
     """
     from onnx.reference import ReferenceEvaluator
 
-    if node.domain != "":
+    function = functions.get(node.op_identifier())
+    if node.domain != "" and function is None:
         raise RuntimeFault(
             f"The reference has no {node.op_type} (domain {node.domain!r}), node {node.name!r}. "
             "Lower the file again with this version of mpqtool."
@@ -40,7 +47,15 @@ def run(node: ir.Node, inputs: list[Any], opset: int) -> tuple[NDArray[Any], ...
         ],
         [onnx.helper.make_empty_tensor_value_info(str(value.name)) for value in node.outputs],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    imports = [onnx.helper.make_opsetid("", opset)]
+    if function is not None:
+        imports.append(onnx.helper.make_opsetid(node.domain, 1))
+    model = onnx.helper.make_model(
+        graph,
+        opset_imports=imports,
+        ir_version=10,
+        functions=[] if function is None else [ir.serde.serialize_function(function)],
+    )
     try:
         with np.errstate(all="ignore"):  # some evaluate both sides of a case, and use the right one
             results = ReferenceEvaluator(model).run(None, named)

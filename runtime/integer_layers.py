@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.lower.unpack import DOMAIN
 from mpqtool.passes.placement import PASS_THROUGH
 from mpqtool.passes.values import array, is_op
 
@@ -31,7 +30,7 @@ def values(model: ir.Model) -> list[tuple[int, int | None]]:
     """Width and elements of one sample of every quantized value, but those that only move codes."""
     found = []
     for node in model.graph:
-        if node.domain == DOMAIN:  # it makes weight codes
+        if node.domain == metadata.DOMAIN:  # it makes weight codes
             continue
         codes, source = node.outputs[0], node.inputs[0] if node.inputs else None
         moved = node.op_type in PASS_THROUGH and source is not None and _is_codes(source)
@@ -98,7 +97,7 @@ def _float_row(node: ir.Node) -> cost.Layer | None:
 def _weight_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """The shape of a weight, stored as it is, packed, or dequantized."""
     node = value.producer() if value is not None else None
-    if node is not None and node.domain == DOMAIN:
+    if node is not None and node.domain == metadata.DOMAIN:
         numbers = array(node.inputs[2])
         return None if numbers is None else tuple(int(size) for size in numbers)
     if node is not None and node.op_type == "DequantizeLinear":

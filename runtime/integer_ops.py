@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mpqtool.passes import arithmetic
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.lower.pack import unpack_codes
-from mpqtool.passes.lower.unpack import DOMAIN, UNPACK
+from mpqtool.passes.lower.unpack import UNPACK
+from mpqtool.passes.metadata import DOMAIN
 from mpqtool.passes.plan import Grid
 
 from . import kernels

@@ -48,6 +48,7 @@ class Reference:
         self._threads = threadpoolctl.ThreadpoolController()
         self._graph = model.graph
         self._opset = model.graph.opset_imports.get("", 21)
+        self._functions = model.functions
         self._constants: dict[str, Array] = {}
         for name, value in model.graph.initializers.items():
             numbers = array(value)
@@ -114,7 +115,7 @@ class Reference:
         run = integer_ops.OPERATORS.get((node.domain, node.op_type))
         if run is not None:
             return (run(node, inputs),)
-        return float_ops.run(node, inputs, self._opset)
+        return float_ops.run(node, inputs, self._opset, self._functions)
 
     def _fold(self, node: ir.Node) -> bool:
         """Compute a node that depends on constants alone, once."""

@@ -15,7 +15,7 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,25 @@ class Case:
 
 
 # Why a case of a claimed operator is not passed; patterns of whole names.
-SKIPPED: dict[str, str] = {}
+SKIPPED: dict[str, str] = {
+    r"test_cast(like)?_.*FLOAT4E2M1.*": "torch has no type that holds 4-bit floats",
+    r"test_(de)?quantizelinear_float4e2m1": "torch has no type that holds 4-bit floats",
+    r"test_training_dropout(_default)?(_mask)?": "the expected mask is what numpy's generator draws",
+    r"test_range_.*_expanded": "its Loop counts by the data",
+    r"test_affine_grid_.*_expanded": "its If depends on the data",
+    r"test_attention_4d_causal_fp16_expanded": (
+        "numpy rounds its softmax to float16 at every step; 2 of 192 elements differ in the last places"
+    ),
+    r"test_dft_inverse(_opset19)?": (
+        "it expects the rounding noise of numpy's transform, 1e-6 where the exact result is 0"
+    ),
+    r"test_resize_downsample_scales_(linear|cubic)_align_corners": (
+        "it takes the fractional size for the length; the operator's text and ONNX Runtime take the whole one"
+    ),
+    r"test_maxunpool_export_with_output_shape": (
+        "it unpools without output_shape and then pads; ONNX Runtime and torch unpool into output_shape"
+    ),
+}
 
 
 @functools.cache
@@ -82,11 +100,16 @@ def run(case: Case) -> None:
     """Run a case, and fail if an output is not the one of the standard."""
     prepared = Backend.prepare(case.case.model)
     for inputs, expected in case.case.data_sets:
-        outputs = prepared.run(inputs)
+        outputs = prepared.run(_arrays(inputs))
         with np.errstate(invalid="ignore"):
             onnx.backend.test.runner.Runner.assert_similar_outputs(
-                expected, outputs, rtol=case.case.rtol, atol=case.case.atol
+                _arrays(expected), outputs, rtol=case.case.rtol, atol=case.case.atol
             )
+
+
+def _arrays(values: Iterable[Any]) -> list[Any]:
+    """The suite has some numbers, of types that numpy does not know, as protobuf messages."""
+    return [onnx.numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values]
 
 
 def _operators(model: onnx.ModelProto) -> tuple[str, ...]:

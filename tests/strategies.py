@@ -195,7 +195,7 @@ def _concat(draw: st.DrawFn, b: _Builder) -> None:
 
 
 def _island(b: _Builder) -> None:
-    """x * sigmoid(x) stays float."""
+    """x * sigmoid(x), one unit in the normal form, stays float."""
     before = b.value
     b.op("Sigmoid", before)
     b.op("Mul", before, b.value)

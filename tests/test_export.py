@@ -235,7 +235,7 @@ def test_half_precision_is_refused(out: pathlib.Path) -> None:
     ("factory", "options", "message"),
     [
         pytest.param("resnet20", {}, "does not have the form package.module:name", id="form"),
-        pytest.param("mpqtool.zoo:vgg", {}, "'mpqtool.zoo' has no 'vgg'", id="name"),
+        pytest.param("mpqtool.zoo:vgg16", {}, "'mpqtool.zoo' has no 'vgg16'", id="name"),
         pytest.param(
             "mpqtool.zoo:resnet20",
             {"arg": {"depth": 3}},

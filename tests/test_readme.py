@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 
 import click
 from click.testing import CliRunner
-from support_table import README, with_table
 
 from mpqtool.cli import cli
 
-TEXT = README.read_text()
+TEXT = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 SHELL = re.findall(r"^```sh\n(.*?)^```", TEXT, re.S | re.M)
-
-
-def test_support_table_is_the_registry() -> None:
-    assert with_table(TEXT) == TEXT, "run: python tests/support_table.py"
 
 
 def test_first_two_blocks_are_the_two_commands() -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 import rich_click as click
 
-from mpqtool.errors import OptionError, user_error
+from mpqtool.errors import OptionError, UnsupportedOpError, user_error
 
 _COMMANDS = ("quantize", "lower", "verify", "inspect", "export", "report", "doctor")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class _Group(click.RichGroup):
-    """Loads a command when it is asked for, and shows an expected error as one line."""
+    """Loads a command when it is asked for, and shows an expected error without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -43,9 +43,15 @@ class _Group(click.RichGroup):
             expected = user_error(error) or (error if isinstance(error, OSError) else None)
             if expected is None:
                 raise
-            click.echo(f"mpqtool: {' '.join(str(expected).split())}", err=True)
+            click.echo(f"mpqtool: {_message(expected)}", err=True)
             sys.exit(2 if isinstance(expected, OptionError) else 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _message(error: BaseException) -> str:
+    """One line; of several operators that cannot be imported each keeps the line it has."""
+    lines = str(error).splitlines() if isinstance(error, UnsupportedOpError) else [str(error)]
+    return "\n  ".join(" ".join(line.split()) for line in lines)
 
 
 def _interrupted(args: Sequence[str] | None) -> str:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["conv_transpose", "import_conv", "import_conv_transpose", "padded_conv"]
+__all__ = [
+    "any_conv",
+    "any_conv_transpose",
+    "conv_transpose",
+    "conv_window",
+    "import_conv",
+    "import_conv_transpose",
+    "padded_conv",
+]
 
 from typing import Any
 
@@ -11,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .registry import leaf, register, unsupported
-from .window import torch_pads
+from .window import SAME, same_pads, spatial_attributes, torch_pads
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -40,12 +48,12 @@ def import_conv(
         bias: ``(out_channels,)`` or None.
 
     Raises:
-        UnsupportedOpError: ``auto_pad`` was left in, or the spatial rank is not 1, 2 or 3.
+        UnsupportedOpError: The spatial rank is not 1, 2 or 3.
     """
     rank = _spatial_rank(node, kernel_shape)
-    _refuse_auto_pad(node, auto_pad)
-    pads = pads or (0,) * (2 * rank)
-    stride, dilation = strides or (1,) * rank, dilations or (1,) * rank
+    if rank is None or auto_pad in SAME:
+        return any_conv(x, weight, bias, strides, pads, dilations, group, auto_pad)
+    stride, pads, dilation = spatial_attributes(rank, strides, pads, dilations, auto_pad)
     if pads[:rank] == pads[rank:]:
         return _CONV[rank](x, weight, bias, stride, pads[:rank], dilation, group)  # type: ignore[no-any-return]
     return padded_conv(x, weight, bias, stride, pads, dilation, group)
@@ -67,6 +75,38 @@ def padded_conv(
     return _CONV[rank](x, weight, bias, stride, 0, dilation, group)  # type: ignore[no-any-return]
 
 
+@leaf
+def any_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: tuple[int, ...] | None,
+    pads: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    group: int,
+    auto_pad: str,
+) -> Tensor:
+    """Convolution whose rank or padding is known only now."""
+    stride, pads, dilation = conv_window(x, weight, strides, pads, dilations, auto_pad)
+    return padded_conv(x, weight, bias, stride, pads, dilation, group)
+
+
+def conv_window(
+    x: Tensor,
+    weight: Tensor,
+    strides: tuple[int, ...] | None,
+    pads: tuple[int, ...] | None,
+    dilations: tuple[int, ...] | None,
+    auto_pad: str,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Strides, pads and dilations of a convolution, for the real size of its input."""
+    kernel = weight.shape[2:]
+    stride, pads, dilation = spatial_attributes(len(kernel), strides, pads, dilations, auto_pad)
+    if auto_pad in SAME:
+        pads = same_pads(x.shape[2:], kernel, stride, dilation, auto_pad)
+    return stride, pads, dilation
+
+
 @register("ConvTranspose", 1, 11, 22, learned=("weight", "bias"))
 def import_conv_transpose(
     node: ir.Node,
@@ -86,17 +126,19 @@ def import_conv_transpose(
     """Import ConvTranspose; ``weight`` is ``(in_channels, out_channels / group, *kernel)``.
 
     Raises:
-        UnsupportedOpError: ``auto_pad`` or ``output_shape`` is given, or the spatial rank is not 1, 2 or 3.
+        UnsupportedOpError: The spatial rank is not 1, 2 or 3.
     """
     rank = _spatial_rank(node, kernel_shape)
-    _refuse_auto_pad(node, auto_pad)
-    if output_shape is not None:
-        raise unsupported(
-            node, f"output_shape={list(output_shape)} is given, write it as pads and output_padding"
+    if rank is None or output_shape is not None or auto_pad in SAME:
+        return any_conv_transpose(
+            x, weight, bias, strides, pads, output_padding, group, dilations, output_shape, auto_pad
         )
-    pads = pads or (0,) * (2 * rank)
-    stride, dilation = strides or (1,) * rank, dilations or (1,) * rank
-    return conv_transpose(x, weight, bias, stride, pads, output_padding or (0,) * rank, group, dilation)
+    stride, pads, dilation = spatial_attributes(rank, strides, pads, dilations, auto_pad)
+    output_padding = output_padding or (0,) * rank
+    if pads[:rank] == pads[rank:]:
+        arguments = (x, weight, bias, stride, pads[:rank], output_padding, group, dilation)
+        return _TRANSPOSED[rank](*arguments)  # type: ignore[no-any-return]
+    return conv_transpose(x, weight, bias, stride, pads, output_padding, group, dilation)
 
 
 @leaf
@@ -120,21 +162,60 @@ def conv_transpose(
     return y
 
 
-def _spatial_rank(node: ir.Node, kernel_shape: tuple[int, ...] | None) -> int:
-    """Spatial dimensions, by the kernel or the shape of the weight."""
-    weight = node.inputs[1]
-    shape = weight.shape if weight is not None else None
-    if kernel_shape is None and shape is None:
-        raise unsupported(node, "the rank of its weight is not known, give it kernel_shape")
-    rank = len(kernel_shape) if kernel_shape is not None else len(shape or ()) - 2
+@leaf
+def any_conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: tuple[int, ...] | None,
+    pads: tuple[int, ...] | None,
+    output_padding: tuple[int, ...] | None,
+    group: int,
+    dilations: tuple[int, ...] | None,
+    output_shape: tuple[int, ...] | None,
+    auto_pad: str,
+) -> Tensor:
+    """Transposed convolution whose rank is known only now, or whose pads make up an output shape.
+
+    ``total = stride * (size - 1) + output_padding + (kernel - 1) * dilation + 1 - output_size``; SAME asks
+    for ``output_size = size * stride``. The odd one goes to the end for SAME_UPPER, else to the beginning.
+    A result that is too small (negative total) is continued at the end by the bias, as in ONNX Runtime.
+    """
+    kernel = weight.shape[2:]
+    rank = len(kernel)
+    stride, pads, dilation = spatial_attributes(rank, strides, pads, dilations, auto_pad)
+    output_padding = output_padding or (0,) * rank
+    missing = [0] * rank
+    if output_shape is not None or auto_pad in SAME:
+        wanted = output_shape or tuple(size * step for size, step in zip(x.shape[2:], stride, strict=True))
+        totals = [
+            stride[i] * (x.shape[2 + i] - 1)
+            + output_padding[i]
+            + (kernel[i] - 1) * dilation[i]
+            + 1
+            - wanted[i]
+            for i in range(rank)
+        ]
+        missing = [max(-total, 0) for total in totals] if output_shape else missing
+        small = [max(total, 0) // 2 for total in totals]
+        large = [max(total, 0) - less for total, less in zip(totals, small, strict=True)]
+        pads = (*small, *large) if auto_pad == "SAME_UPPER" else (*large, *small)
+    if not any(missing):
+        return conv_transpose(x, weight, bias, stride, pads, output_padding, group, dilation)
+    y = conv_transpose(x, weight, None, stride, pads, output_padding, group, dilation)
+    y = F.pad(y, torch_pads((*[0] * rank, *missing)))
+    return y if bias is None else y + bias.view(-1, *[1] * rank)
+
+
+def _spatial_rank(node: ir.Node, kernel_shape: tuple[int, ...] | None) -> int | None:
+    """Spatial dimensions, by the kernel or a shape in the file; None if it says nothing."""
+    if kernel_shape is not None:
+        rank = len(kernel_shape)
+    else:
+        shapes = [value.shape for value in node.inputs[:2] if value is not None and value.shape is not None]
+        if not shapes:
+            return None
+        rank = len(shapes[-1]) - 2
     if rank not in _CONV:
         raise unsupported(node, f"its kernel has {rank} dimensions, and 1, 2 and 3 are handled")
     return rank
-
-
-def _refuse_auto_pad(node: ir.Node, auto_pad: str) -> None:
-    if auto_pad not in ("NOTSET", "VALID"):
-        raise unsupported(
-            node,
-            f"auto_pad={auto_pad!r} needs sizes that are not known, give the input fixed height and width",
-        )

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx_ir as ir
+import torch
 from torch import Tensor, fx, nn
 
 from mpqtool.passes.errors import UnsupportedOpError
 
+from .codes import CODES
 from .dtypes import TORCH_DTYPES, tensor_from_array
 from .module import ImportedGraph
 from .registry import Handler, leaf, lookup, no_tensor, unsupported
@@ -114,7 +116,7 @@ class _Importer:
                 self.values[output.name] = self.tracer.create_proxy("placeholder", "missing", (), {})
 
     def finish(self, outputs: Iterable[ir.Value]) -> ImportedGraph:
-        self.graph.output(tuple(self._value(value, learned=False).node for value in outputs))
+        self.graph.output(tuple(self._output(value).node for value in outputs))
         self.graph.lint()
         self.root.graph = self.graph
         return self.root
@@ -132,18 +134,27 @@ class _Importer:
         learned = name in handler.learned or (
             name in handler.learned_arrays and constant is not None and constant.size > 1
         )
-        return self._value(value, learned=learned)
+        real = handler.real(value) if handler.real is not None and constant is not None else None
+        return self._value(value, learned=learned or real is not None, real=real)
 
-    def _value(self, value: ir.Value, *, learned: bool) -> fx.Proxy:
+    def _output(self, value: ir.Value) -> fx.Proxy:
+        """A graph output; codes, which may be carried as floats, in the type of the file."""
+        proxy = self._value(value, learned=False)
+        if value.dtype in CODES:
+            proxy = in_type(proxy, TORCH_DTYPES[value.dtype])
+        return proxy
+
+    def _value(self, value: ir.Value, *, learned: bool, real: Tensor | None = None) -> fx.Proxy:
         name, constant = _name(value), _constant(value)
         if name not in self.values and constant is not None:
             if ir.DataType(constant.dtype) not in TORCH_DTYPES:
                 raise UnsupportedOpError(
                     f"constant {name!r}: it is {no_tensor(value) or constant.dtype.name}"
                 )
-            attribute = self.root.add_initializer(name, tensor_from_array(constant.numpy()))
+            tensor = tensor_from_array(constant.numpy()) if real is None else real
+            attribute = self.root.add_initializer(name, tensor)
             self._set(value, self.tracer.create_proxy("get_attr", attribute, (), {}), "Initializer")
-        if learned:
+        if learned and constant is not None:  # a result of a constant alone is no initializer
             self.root.make_parameter(name)
         return self.values[name]
 
@@ -158,6 +169,12 @@ class _Importer:
 def identity(x: Any) -> Any:
     """The input itself, under another name."""
     return x
+
+
+@leaf
+def in_type(codes: Any, dtype: torch.dtype) -> Any:
+    """Codes in a type of their own."""
+    return codes.to(dtype)
 
 
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:

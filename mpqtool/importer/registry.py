@@ -46,12 +46,15 @@ class Handler:
         learned_arrays: The same, unless the constant is a single number: then it belongs to a formula.
         known: Inputs that steer the operator, as the shape of a Reshape. Where they are constants the
             handler gets a Python number, or a tuple of them, and else a proxy; see ``integers``.
+        real: Gives what a constant stands for, or None. In its place that is what the handler gets, as
+            a parameter: the real values of a weight that the file has in codes.
     """
 
     function: Callable[..., Any]
     learned: frozenset[str] = frozenset()
     learned_arrays: frozenset[str] = frozenset()
     known: frozenset[str] = frozenset()
+    real: Callable[[ir.Value], Tensor | None] | None = None
 
     @functools.cached_property
     def _parameters(self) -> list[inspect.Parameter]:
@@ -83,6 +86,7 @@ def register(
     learned: tuple[str, ...] = (),
     learned_arrays: tuple[str, ...] = (),
     known: tuple[str, ...] = (),
+    real: Callable[[ir.Value], Tensor | None] | None = None,
 ) -> Callable[[F], F]:
     """Enter a function as the handler of an operator, for the schema versions it was tested on.
 
@@ -93,10 +97,11 @@ def register(
         learned: See ``Handler``; so are the next two.
         learned_arrays: Inputs that learn unless they are a single number.
         known: Inputs whose constants are Python numbers.
+        real: See ``Handler``.
     """
 
     def enter(function: F) -> F:
-        handler = Handler(function, frozenset(learned), frozenset(learned_arrays), frozenset(known))
+        handler = Handler(function, frozenset(learned), frozenset(learned_arrays), frozenset(known), real)
         for version in since_versions:
             assert (domain, op_type, version) not in _HANDLERS, (op_type, version)
             _HANDLERS[domain, op_type, version] = handler

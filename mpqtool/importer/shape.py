@@ -1,24 +1,27 @@
-"""Operators that move elements and compute nothing."""
+"""Operators that give the elements of a tensor another shape, and those that tell the shape."""
 
 from __future__ import annotations
 
 __all__ = [
+    "expand",
     "flatten",
-    "import_concat",
-    "import_dropout",
+    "import_expand",
     "import_flatten",
     "import_identity",
-    "import_pad",
     "import_reshape",
-    "import_slice",
-    "import_split",
+    "import_shape",
+    "import_size",
     "import_squeeze",
+    "import_squeeze_by_attribute",
+    "import_tile",
     "import_transpose",
     "import_unsqueeze",
-    "pad",
+    "import_unsqueeze_by_attribute",
     "reshape",
-    "slice_axes",
-    "split_evenly",
+    "shape_of",
+    "size_of",
+    "squeeze",
+    "tile",
     "transpose",
     "unsqueeze",
 ]
@@ -29,10 +32,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .registry import leaf, register, unsupported
-from .window import torch_pads
+from .registry import integers, leaf, register
 
 
 @register("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)
@@ -50,16 +51,17 @@ def flatten(x: Tensor, axis: int) -> Tensor:
 
 @register("Reshape", 5, 13, 14, 19, 21, 23, 24, 25, known=("shape",))
 def import_reshape(node: ir.Node, x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
-    """Import Reshape; the shape must be a constant, in which 0 copies a size and -1 is what remains."""
-    return reshape(x, tuple(shape), bool(allowzero))
+    """Import Reshape."""
+    return reshape(x, shape, bool(allowzero))
 
 
 @leaf
-def reshape(x: Tensor, shape: tuple[int, ...], allow_zero: bool) -> Tensor:
-    """ONNX Reshape."""
+def reshape(x: Tensor, shape: Tensor | tuple[int, ...], allow_zero: bool) -> Tensor:
+    """ONNX Reshape: -1 is what remains, and 0 copies a size unless it is allowed to be one."""
+    sizes = integers(shape)
     if allow_zero:
-        return x.reshape(shape)
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)])
+        return x.reshape(sizes)
+    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
 
 
 @register("Transpose", 1, 13, 21, 23, 24, 25)
@@ -77,111 +79,66 @@ def transpose(x: Tensor, perm: tuple[int, ...] | None) -> Tensor:
 @register("Squeeze", 13, 21, 23, 24, 25, known=("axes",))
 def import_squeeze(node: ir.Node, x: Tensor, axes: Any | None = None) -> Tensor:
     """Import Squeeze."""
-    return torch.squeeze(x) if axes is None else torch.squeeze(x, dim=tuple(axes))
+    return squeeze(x, axes)
+
+
+@register("Squeeze", 1, 11)
+def import_squeeze_by_attribute(node: ir.Node, x: Tensor, *, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Import Squeeze of before opset 13."""
+    return squeeze(x, axes)
+
+
+@leaf
+def squeeze(x: Tensor, axes: Tensor | tuple[int, ...] | None) -> Tensor:
+    """Take axes of size 1 away; if none are given, or an empty list, all of them."""
+    places = () if axes is None else integers(axes)
+    return x.squeeze(places) if places else x.squeeze()
 
 
 @register("Unsqueeze", 13, 21, 23, 24, 25, known=("axes",))
 def import_unsqueeze(node: ir.Node, x: Tensor, axes: Any) -> Tensor:
     """Import Unsqueeze."""
-    return unsqueeze(x, tuple(axes))
+    return unsqueeze(x, axes)
+
+
+@register("Unsqueeze", 1, 11)
+def import_unsqueeze_by_attribute(node: ir.Node, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
+    """Import Unsqueeze of before opset 13."""
+    return unsqueeze(x, axes)
 
 
 @leaf
-def unsqueeze(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def unsqueeze(x: Tensor, axes: Tensor | tuple[int, ...]) -> Tensor:
     """Put axes of size 1 where the result is to have them."""
-    rank = x.ndim + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
+    places = integers(axes)
+    rank = x.ndim + len(places)
+    for axis in sorted(axis % rank for axis in places):
         x = x.unsqueeze(axis)
     return x
 
 
-@register("Concat", 4, 11, 13)
-def import_concat(node: ir.Node, *xs: Tensor, axis: int) -> Tensor:
-    """Import Concat."""
-    return torch.cat(xs, axis)
-
-
-@register("Slice", 10, 11, 13, known=("starts", "ends", "axes", "steps"))
-def import_slice(
-    node: ir.Node,
-    x: Tensor,
-    starts: Any,
-    ends: Any,
-    axes: Any | None = None,
-    steps: Any | None = None,
-) -> Tensor:
-    """Import Slice.
-
-    Raises:
-        UnsupportedOpError: A step is negative, which torch cannot do.
-    """
-    if steps is not None and min(steps) < 1:
-        raise unsupported(node, f"steps={list(steps)}, and only positive ones are handled")
-    count = len(starts)
-    axis = range(count) if axes is None else axes
-    step = [1] * count if steps is None else steps
-    return slice_axes(x, tuple(zip(axis, starts, ends, step, strict=True)))
+@register("Expand", 8, 13, learned_arrays=("x",), known=("shape",))
+def import_expand(node: ir.Node, x: Tensor, shape: Any) -> Tensor:
+    """Import Expand; what is expanded may be a weight, as the class token of a transformer."""
+    return expand(x, shape)
 
 
 @leaf
-def slice_axes(x: Tensor, cuts: tuple[tuple[int, int, int, int], ...]) -> Tensor:
-    """Cut ``(axis, start, end, step)``; Python's rules for what lies outside are ONNX's."""
-    index = [slice(None)] * x.ndim
-    for axis, start, end, step in cuts:
-        index[axis] = slice(start, end, step)
-    return x[tuple(index)]
+def expand(x: Tensor, shape: Tensor | tuple[int, ...]) -> Tensor:
+    """Broadcast ``x`` with a tensor of that shape: either may have the 1."""
+    return x.expand(torch.broadcast_shapes(x.shape, integers(shape)))
 
 
-@register("Split", 13, 18, known=("split",))
-def import_split(
-    node: ir.Node,
-    x: Tensor,
-    split: Any | None = None,
-    *,
-    axis: int = 0,
-    num_outputs: int | None = None,
-) -> tuple[Tensor, ...]:
-    """Import Split, into the sizes given or into as many equal parts as there are outputs."""
-    count = len(node.outputs)
-    parts = split_evenly(x, count, axis) if split is None else torch.split(x, split, axis)
-    return tuple(parts[index] for index in range(count))
+@register("Tile", 6, 13, learned_arrays=("x",), known=("repeats",))
+def import_tile(node: ir.Node, x: Tensor, repeats: Any) -> Tensor:
+    """Import Tile."""
+    return tile(x, repeats)
 
 
 @leaf
-def split_evenly(x: Tensor, count: int, axis: int) -> tuple[Tensor, ...]:
-    """Parts of one size, the last one smaller if need be."""
-    return torch.split(x, math.ceil(x.shape[axis] / count), axis)
-
-
-@register("Pad", 11, 13, 18, 19, 21, 23, 24, 25, known=("pads", "constant_value", "axes"))
-def import_pad(
-    node: ir.Node,
-    x: Tensor,
-    pads: Any,
-    constant_value: Any | None = None,
-    axes: Any | None = None,
-    *,
-    mode: str = "constant",
-) -> Tensor:
-    """Import Pad.
-
-    Raises:
-        UnsupportedOpError: The mode is not ``constant``.
-    """
-    if mode != "constant":
-        raise unsupported(node, f"mode={mode!r}, and only 'constant' is handled")
-    value = 0 if constant_value is None else constant_value
-    return pad(x, tuple(pads), value, None if axes is None else tuple(axes))
-
-
-@leaf
-def pad(x: Tensor, pads: tuple[int, ...], value: float, axes: tuple[int, ...] | None) -> Tensor:
-    """ONNX Pad: ``pads`` are all begins and then all ends, of ``axes`` or of every axis."""
-    every = [0] * (2 * x.ndim)
-    for index, axis in enumerate(range(x.ndim) if axes is None else axes):
-        every[axis % x.ndim] = pads[index]
-        every[axis % x.ndim + x.ndim] = pads[index + len(pads) // 2]
-    return F.pad(x, torch_pads(tuple(every)), value=value)
+def tile(x: Tensor, repeats: Tensor | tuple[int, ...]) -> Tensor:
+    """Copies beside each other, so many along each axis."""
+    return x.repeat(integers(repeats))
 
 
 @register("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
@@ -190,21 +147,25 @@ def import_identity(node: ir.Node, x: Tensor) -> Tensor:
     return x
 
 
-@register("Dropout", 7, 10, 12, 13, 22, known=("share", "training_mode"))
-def import_dropout(
-    node: ir.Node,
-    x: Tensor,
-    share: Any | None = None,
-    training_mode: Any | None = None,
-    *,
-    ratio: float = 0.5,
-    seed: int | None = None,
-) -> Tensor:
-    """Import Dropout: what it is at inference, nothing.
+@register("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
+def import_shape(node: ir.Node, x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+    """Import Shape."""
+    return shape_of(x, start, end)
 
-    Raises:
-        UnsupportedOpError: The file asks for dropout at inference.
-    """
-    if training_mode is not None and training_mode:
-        raise unsupported(node, "training_mode is true, export the model in evaluation mode")
-    return x
+
+@leaf
+def shape_of(x: Tensor, start: int, end: int | None) -> Tensor:
+    """The sizes of the axes from ``start`` to ``end``; Python's rules for what lies outside are ONNX's."""
+    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
+
+
+@register("Size", 1, 13, 19, 21, 23, 24, 25)
+def import_size(node: ir.Node, x: Tensor) -> Tensor:
+    """Import Size."""
+    return size_of(x)
+
+
+@leaf
+def size_of(x: Tensor) -> Tensor:
+    """The number of elements."""
+    return torch.tensor(x.numel(), device=x.device)

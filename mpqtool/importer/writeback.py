@@ -11,13 +11,16 @@ import onnx_ir as ir
 
 from mpqtool.passes.errors import ModelError
 
+from .weight_codes import codes_of
+
 
 def write_parameters(model: ir.Model, tensors: Mapping[str, np.ndarray]) -> int:
     """Replace the values of initializers, in place. All fit, or none is replaced.
 
     Args:
         model: The model that ``import_graph`` was given, or one with the same initializers.
-        tensors: New values by the name of the initializer; they are cast to its dtype and copied.
+        tensors: New values by the name of the initializer; they are cast to its dtype and copied. Real
+            values of an initializer in codes are rounded to the codes that the torch graph computes with.
 
     Returns:
         How many were written.
@@ -39,7 +42,9 @@ def write_parameters(model: ir.Model, tensors: Mapping[str, np.ndarray]) -> int:
                 f"Cannot write {name!r}: its shape is {list(tensor.shape)}, and the initializer's is "
                 f"{list(old.shape.numpy())}. Use the model the weights were trained on."
             )
-        arrays[name] = np.array(tensor, dtype=old.dtype.numpy(), order="C")
+        is_real = np.issubdtype(tensor.dtype, np.floating)
+        codes = codes_of(initializer, tensor) if is_real else None
+        arrays[name] = np.array(tensor, old.dtype.numpy(), order="C") if codes is None else codes
     for name, array in arrays.items():
         model.graph.initializers[name].const_value = ir.tensor(array, name=name)
     return len(arrays)

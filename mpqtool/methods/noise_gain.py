@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 from torch.nn.grad import conv3d_weight
 
-from mpqtool.importer.conv import padded_conv
+from mpqtool.importer.conv import any_conv, conv_window, padded_conv
 from mpqtool.importer.window import torch_pads
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -210,8 +210,10 @@ def _weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str,
     x, weight = args[0].detach(), args[1]
     if target is F.linear:
         return _WeightUse(name, x, tuple(weight.shape), 1, None)
-    if target is padded_conv:
-        _, _, _, stride, pads, dilation, groups = args
+    if target in (padded_conv, any_conv):
+        _, _, _, stride, pads, dilation, groups, *auto_pad = args
+        if auto_pad:
+            stride, pads, dilation = conv_window(x, weight, stride, pads, dilation, *auto_pad)
         x = F.pad(x, torch_pads(pads))
         return _WeightUse(name, x, tuple(weight.shape), groups, (stride, (0,) * len(stride), dilation))
     if target not in _SPATIAL_RANK:

@@ -105,7 +105,8 @@ def _named(graph: ir.Graph, nodes: list[ir.Node], name: str, like: ir.Value) -> 
 
 def _note(node: ir.Node) -> bool:
     """Stamp an operator that computes in float; moving float values about is no island."""
-    known = node.domain != "" or node.op_type in _NO_ISLAND
+    # What is in our own domain here is a unit of the normal form, such as Silu.
+    known = node.domain not in ("", metadata.DOMAIN) or node.op_type in _NO_ISLAND
     if known or metadata.ISLAND in node.metadata_props or metadata.EXACT in node.metadata_props:
         return False
     if not node.outputs or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):

@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..plan import Grid
 from ..values import array
 from .build import zero_point
-from .unpack import DOMAIN, UNPACK, unpack_function
+from .unpack import UNPACK, unpack_function
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _pack(model: ir.Model, node: ir.Node) -> bool:
         constant(graph, "shape." + "x".join(map(str, stored.shape)), shape),
         zero_point(graph, offset.reshape(-1)[0]),
     ]
-    unpack = ir.node(UNPACK[grid], inputs, domain=DOMAIN, name=f"{value.name}.unpack")
+    unpack = ir.node(UNPACK[grid], inputs, domain=metadata.DOMAIN, name=f"{value.name}.unpack")
     codes = unpack.outputs[0]
     codes.type, codes.shape = value.type, value.shape
     value_name = str(value.name)
@@ -114,5 +114,5 @@ def _pack(model: ir.Model, node: ir.Node) -> bool:
     graph.insert_before(next(iter(graph)), unpack)
     function = unpack_function(grid)
     model.functions.setdefault(function.identifier(), function)
-    graph.opset_imports.setdefault(DOMAIN, 1)
+    graph.opset_imports.setdefault(metadata.DOMAIN, 1)
     return True

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DOMAIN", "UNPACK", "unpack_function"]
+__all__ = ["UNPACK", "unpack_function"]
 
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from ..metadata import DOMAIN
 from ..plan import Grid
-
-DOMAIN = "mpqtool"
-"""The domain of the functions; they live in the file itself."""
 
 UNPACK = {Grid.ODD: "UnpackOdd", Grid.SIGNED: "UnpackSigned"}
 """The function that expands the codes of a grid."""

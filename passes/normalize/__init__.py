@@ -11,9 +11,15 @@ __all__ = [
     "FoldConstantsPass",
     "FreeBatchSizePass",
     "FuseAddIntoConvBiasPass",
+    "FuseGeluPass",
+    "FuseHardActivationsPass",
+    "FuseLayerNormPass",
     "FusePadIntoConvPass",
+    "FuseSiluPass",
+    "MergeTransposePass",
     "RemoveZeroBiasPass",
     "ResolveAutoPadPass",
+    "RestoreSoftmaxPass",
     "RewriteReduceMeanPass",
     "batch_norm_factors",
     "normal_form",
@@ -28,12 +34,18 @@ from .batch import FreeBatchSizePass
 from .bias import FuseAddIntoConvBiasPass, RemoveZeroBiasPass
 from .constants import FoldConstantsPass
 from .fold_batch_norm import FoldBatchNormPass, batch_norm_factors
+from .gelu import FuseGeluPass
 from .gemm import CanonicalizeGemmPass
+from .hard import FuseHardActivationsPass
+from .layer_norm import FuseLayerNormPass
 from .naming import name_pass
 from .opset import ConvertOpsetPass
 from .pad import FusePadIntoConvPass
 from .pooling import RewriteReduceMeanPass
 from .reshape import CanonicalizeReshapePass
+from .silu import FuseSiluPass
+from .softmax import RestoreSoftmaxPass
+from .transpose import MergeTransposePass
 
 
 def normal_form() -> ir.passes.PassManager:
@@ -42,8 +54,11 @@ def normal_form() -> ir.passes.PassManager:
         [
             common.InlinePass(),
             common.RemoveInitializersFromInputsPass(),
-            ConvertOpsetPass(),
             ClearForeignMetadataPass(),
+            name_pass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            _infer_shapes(),
+            ConvertOpsetPass(),
             name_pass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             _infer_shapes(),
@@ -56,6 +71,13 @@ def normal_form() -> ir.passes.PassManager:
                 ],
                 steps=5,
             ),
+            MergeTransposePass(),
+            RestoreSoftmaxPass(),
+            # Before the passes that would take an Add or a mean out of these formulas.
+            FuseHardActivationsPass(),
+            FuseGeluPass(),
+            FuseLayerNormPass(),
+            FuseSiluPass(),
             ResolveAutoPadPass(),
             FusePadIntoConvPass(),
             RewriteReduceMeanPass(),
@@ -68,6 +90,7 @@ def normal_form() -> ir.passes.PassManager:
             common.TopologicalSortPass(),
             FreeBatchSizePass(),
             common.RemoveUnusedNodesPass(),
+            ClearForeignMetadataPass(),  # the folder writes some too
             name_pass(),
             _infer_shapes(),
         ],

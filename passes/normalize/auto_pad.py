@@ -19,11 +19,15 @@ _OPS = ("Conv", "MaxPool", "AveragePool", "LpPool")
 class ResolveAutoPadPass(ir.passes.InPlacePass):
     """Replace ``auto_pad`` of Conv and pooling by the ``pads`` it stands for.
 
+    Before: ``y = Conv<auto_pad="SAME_UPPER", kernel_shape=[4, 4]>(x, w)``
+    After:  ``y = Conv<pads=[1, 1, 2, 2], kernel_shape=[4, 4]>(x, w)``
+
     ``total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)`` on each
     axis; the odd one goes to the end for ``SAME_UPPER`` and to the beginning for ``SAME_LOWER``.
-    ``VALID`` is no padding.
+    ``VALID`` is no padding. Exact.
 
-    Left alone: SAME where the size of an axis with a stride above 1 is not known, or the kernel is not.
+    Left alone, for the importer to resolve when the size is there: SAME where the size of an axis with a
+    stride above 1 is not known, or the kernel is not.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

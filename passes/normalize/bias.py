@@ -5,10 +5,11 @@ from __future__ import annotations
 __all__ = ["FuseAddIntoConvBiasPass", "RemoveZeroBiasPass"]
 
 import logging
+from collections.abc import Collection
 
 import onnx_ir as ir
 
-from ..values import array, as_row, is_op, only_user, own, replace_value
+from ..values import array, as_row, int_attribute, is_op, only_user, own, replace_value
 
 logger = logging.getLogger(__name__)
 
@@ -16,37 +17,61 @@ logger = logging.getLogger(__name__)
 class FuseAddIntoConvBiasPass(ir.passes.InPlacePass):
     """Replace ``Conv(x, w[, b]) + c`` by ``Conv(x, w, b + c)`` for a constant ``c`` per channel.
 
-    ``c`` is a scalar, or has one dimension above 1, the channels. The bias keeps the name of ``b``, else
-    of ``c``; if other nodes use that one, it is copied as ``<weight>_bias``.
+    Before: ``t = Conv(x, w)  y = Add(t, c)``    After: ``y = Conv(x, w, c)``
 
-    Left alone: a Conv whose output has other users or is a graph output, a weight or ``b`` that is not
+    The same for ConvTranspose. ``c`` is a scalar, or has one dimension above 1, the channels. The bias
+    keeps the name of ``b``, else of ``c``; if other nodes use that one, it is copied as ``<weight>_bias``.
+    Exact, but for the order of the sum.
+
+    Left alone: a layer whose output has other users or is a graph output, a weight or ``b`` that is not
     constant, and a ``c`` that varies over positions or samples.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        fused = sum(_fuse(node) for node in model.graph if is_op(node, "Conv"))
+        fused = sum(_fuse(node) for node in model.graph if is_op(node, "Conv", "ConvTranspose"))
         if fused:
             logger.info("Fused %d Add nodes into the bias of a Conv", fused)
         return ir.passes.PassResult(model, modified=bool(fused))
 
 
 class RemoveZeroBiasPass(ir.passes.InPlacePass):
-    """Drop the bias of Conv and Gemm where it is a constant of zeros.
+    """Drop the constant bias of Conv, ConvTranspose and Gemm where it is zeros and nobody's.
 
-    Exporters write one where the layer has none. Left alone: a bias with any other number in it.
+    Before: ``t = Conv(x, w, zeros)  y = BatchNormalization(t, ...)``
+    After: ``t = Conv(x, w)  y = BatchNormalization(t, ...)``
+
+    Exporters write one where the layer has none. Before a BatchNormalization it could learn nothing, as
+    that takes every constant out again.
+
+    Left alone: a bias with any other number in it, and, without BatchNormalization behind the layer, one
+    that could be a parameter that starts at zero.
+
+    Args:
+        parameters: Names of all parameters, if they are known. Then zeros of another name are dropped
+            without BatchNormalization too.
     """
+
+    def __init__(self, parameters: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.parameters = parameters
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         dropped = 0
         for node in model.graph:
-            if is_op(node, "Conv", "Gemm") and len(node.inputs) == 3:
+            if is_op(node, "Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
                 bias = array(node.inputs[2])
-                if bias is not None and not bias.any():
+                if bias is not None and not bias.any() and self._is_nobodys(node):
                     node.resize_inputs(2)
                     dropped += 1
         if dropped:
             logger.info("Dropped %d biases of zeros", dropped)
         return ir.passes.PassResult(model, modified=bool(dropped))
+
+    def _is_nobodys(self, node: ir.Node) -> bool:
+        bias = node.inputs[2]
+        assert bias is not None  # its numbers are known
+        foreign = self.parameters is not None and bias.name not in self.parameters
+        return foreign or is_op(only_user(node.outputs[0]), "BatchNormalization")
 
 
 def _fuse(conv: ir.Node) -> bool:
@@ -58,7 +83,8 @@ def _fuse(conv: ir.Node) -> bool:
         return False
     assert add is not None  # is_op has looked
     added = add.inputs[1] if add.inputs[0] is out else add.inputs[0]
-    numbers = as_row(array(added), len(weight), rank=weight.ndim)
+    channels = len(weight) if is_op(conv, "Conv") else weight.shape[1] * int_attribute(conv, "group", 1)
+    numbers = as_row(array(added), channels, rank=weight.ndim)
     if added is None or numbers is None:
         return False
     total = numbers if before is None else before + numbers

@@ -38,6 +38,9 @@ class _Fold(NamedTuple):
 class FoldBatchNormPass(ir.passes.InPlacePass):
     """Fold inference-mode BatchNormalization into the Conv, or Gemm with ``transB=1``, before it.
 
+    Before: ``t = Conv(x, w)  y = BatchNormalization(t, gamma, beta, mean, var)``
+    After:  ``y = Conv(x, w, w_bias)``, ``w`` changed
+
     With ``a[o] = gamma[o] / sqrt(var[o] + eps)``, all in float32:
     ``w'[o] = a[o] * w[o]`` and ``b'[o] = a[o] * b[o] + (beta[o] - a[o] * mean[o])``.
 

@@ -30,15 +30,18 @@ logger = logging.getLogger(__name__)
 class CanonicalizeGemmPass(ir.passes.InPlacePass):
     """Rewrite ``x @ W + b`` with constant ``W`` to ``Gemm(x, w, b, transB=1)``, ``w`` of ``[out, in]``.
 
+    Before: ``t = MatMul(x, w)  y = Add(t, b)``    After: ``y = Gemm<transB=1>(x, w, b)``, ``w`` transposed
+
     1. ``MatMul(x, W)`` with ``x`` of rank 2, and the ``Add`` of a constant ``[out]``, ``[1, out]`` or
        scalar that alone uses it, become one Gemm.
     2. ``Transpose(W)`` before MatMul or Gemm is taken in; so are ``transB=0``, ``alpha`` and ``beta``.
     3. ``transA=1`` becomes a Transpose of ``x``. A Gemm bias that is not constant, or has more than one
        row, becomes an Add behind.
+    4. ``MatMul(x, Transpose(W))`` with ``x`` of another rank becomes ``MatMul(x, w)``, ``w`` transposed.
 
     The weight and the bias keep their names. One that other nodes use too is copied, not edited:
-    this ends the sharing. Left alone: MatMul of other ranks, or of unknown rank, and weights that are
-    not constant.
+    this ends the sharing. Left alone: other MatMul of other ranks, or of unknown rank, and weights that
+    are not constant.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -55,9 +58,11 @@ class CanonicalizeGemmPass(ir.passes.InPlacePass):
 
 def _matmul(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     x, source = node.inputs[0], _weight_source(node)
-    if x is None or x.shape is None or len(x.shape) != 2 or source is None:
+    if x is None or source is None:
         return False
     weight, transposed = source
+    if x.shape is None or len(x.shape) != 2:
+        return transposed and _take_in_transpose(node, weight)
     graph, out = _graph(node), node.outputs[0]
     inputs: list[ir.Value | None] = [x, _in_kernel_rows(node, weight, transposed, 1.0)]
     add = only_user(out)
@@ -71,6 +76,20 @@ def _matmul(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     graph.insert_before(last, gemm)
     replace_value(last.outputs[0], gemm.outputs[0])
     graph.remove([add, node] if last is add and add is not None else [node], safe=True)
+    return True
+
+
+def _take_in_transpose(node: ir.Node, weight: ir.Value) -> bool:
+    """Store the weight of a MatMul of another rank as it is multiplied, under its own name."""
+    turned = node.inputs[1]
+    assert turned is not None  # it was the source of the weight
+    turn = turned.producer()
+    assert turn is not None
+    rows = np.ascontiguousarray(_numbers(weight).T)
+    users = (turn,) if only_user(turned) is node else ()
+    node.replace_input_with(
+        1, own(_graph(node), weight, rows, users=users, copy=f"{weight.name}_{node.name}")
+    )
     return True
 
 

@@ -14,7 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class FusePadIntoConvPass(ir.passes.InPlacePass):
-    """Replace ``Conv(Pad(x))`` by a Conv with larger ``pads``, and a Pad by nothing by ``x``.
+    """Replace ``Conv(Pad(x))`` by a Conv with larger ``pads``, and a Pad by nothing by ``x``. Exact.
+
+    Before: ``p = Pad(x, {0, 0, 1, 1, 0, 0, 2, 2})  y = Conv(p, w)``
+    After:  ``y = Conv<pads=[1, 1, 2, 2]>(x, w)``
 
     Left alone: a Pad whose mode is not constant, whose number is not 0 or whose sizes are not constant,
     negative or on the first two axes; one that other nodes use or that is a graph output; a Conv with

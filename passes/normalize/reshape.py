@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class CanonicalizeReshapePass(ir.passes.InPlacePass):
-    """Make the target of Reshape constant, and free of the batch size where that can be seen.
+    """Make the target of Reshape constant, and free of the batch size where that can be seen. Exact.
+
+    Before: ``s = Shape(x)  n = Gather(s, {0})  t = Concat(n, {-1})  y = Reshape(x, t)``, ``x[n,3,4]``
+    After:  ``y = Flatten<axis=1>(x)``
 
     1. ``Reshape(x)`` from ``[n, a, b, ...]`` to ``[n, a*b*...]`` becomes ``Flatten(x, axis=1)``, however
        the target is written: ``[n, -1]``, ``[-1, a*b*...]``, or computed from ``Shape``.

@@ -44,6 +44,28 @@ def test_the_array_is_copied_and_cast(model: ir.Model, dtype: type[np.floating])
     assert (written.dtype, written.numpy().tolist()) == (ir.DataType.FLOAT, [0, 1, 2, 3])
 
 
+def test_real_values_of_a_weight_in_codes_become_codes() -> None:
+    arrays = {
+        "w": np.array([[-3, 0], [5, 100]], np.int8),
+        "s": np.float32([0.5, 2]),
+        "z": np.array([0, 1], np.int8),
+        "k": np.array([3], np.int64),
+    }
+    body = "r = DequantizeLinear <axis = 1> (w, s, z) y = MatMul(x, r)"
+    model = ir.from_proto(parse(body, inputs={"x": (2,)}, initializers=arrays))
+
+    write_parameters(model, {"w": np.float64([[1.3, 7], [-70, 6.9]])})
+    written = model.graph.initializers["w"].const_value
+    assert written is not None
+    # 1.3 / 0.5 = 2.6; 7 / 2 = 3.5 is rounded to even; -140 is clipped; 6.9 / 2 = 3.45
+    assert (written.dtype, written.numpy().tolist()) == (ir.DataType.INT8, [[3, 5], [-128, 4]])
+
+    write_parameters(model, {"w": np.array([[1, 2], [3, 4]], np.int8), "k": np.array([7])})  # not real values
+    written = model.graph.initializers["w"].const_value
+    assert written is not None
+    assert written.numpy().tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [

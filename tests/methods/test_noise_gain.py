@@ -5,12 +5,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from mpqtool.importer.conv import any_conv
 from mpqtool.methods.noise_gain import noise_gains
 from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
 from mpqtool.quantizers.attach import attach, weight_quantizers
 
 
-def _network(*, groups: int = 1, classes: int = 4) -> fx.GraphModule:
+def _network(*, groups: int = 1, classes: int = 4, auto_pad: str | None = None) -> fx.GraphModule:
     """conv -> relu -> linear over the flattened map, quantized at 8 bits."""
     root = nn.Module()
     generator = torch.Generator().manual_seed(0)
@@ -18,7 +19,11 @@ def _network(*, groups: int = 1, classes: int = 4) -> fx.GraphModule:
     root.w1 = nn.Parameter(torch.randn(classes, 4 * 9, generator=generator) / 6)
     graph = fx.Graph()
     nodes = {"x": graph.placeholder("x"), "w0": graph.get_attr("w0"), "w1": graph.get_attr("w1")}
-    conv = graph.call_function(F.conv2d, (nodes["x"], nodes["w0"], None, (2, 2), (1, 1), (1, 1), groups))
+    inputs = (nodes["x"], nodes["w0"], None, (2, 2))
+    if auto_pad is None:
+        conv = graph.call_function(F.conv2d, (*inputs, (1, 1), (1, 1), groups))
+    else:
+        conv = graph.call_function(any_conv, (*inputs, None, None, groups, auto_pad))
     nodes["a"] = graph.call_function(F.relu, (conv,))
     flat = graph.call_function(torch.flatten, (nodes["a"], 1))
     nodes["y"] = graph.call_function(F.linear, (flat, nodes["w1"]))
@@ -57,9 +62,9 @@ def _brute_force(module: fx.GraphModule, x: torch.Tensor) -> dict[str, torch.Ten
     return total
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_matches_one_backward_pass_per_sample_and_class(groups: int) -> None:
-    module = _network(groups=groups).eval()
+@pytest.mark.parametrize(("groups", "auto_pad"), [(1, None), (2, None), (1, "SAME_LOWER")])
+def test_matches_one_backward_pass_per_sample_and_class(groups: int, auto_pad: str | None) -> None:
+    module = _network(groups=groups, auto_pad=auto_pad).eval()
     x = torch.randn(60, 2, 6, 6, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():  # keep samples whose margins the floor would not touch
         top = module(x)[0].topk(2).values

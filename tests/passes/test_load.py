@@ -166,6 +166,44 @@ def test_a_graph_that_breaks_the_rules(path: pathlib.Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("leave", ["type", "shape"])
+@pytest.mark.parametrize("op", ["Relu", "com.microsoft.Else"])
+def test_an_output_without_a_shape(path: pathlib.Path, leave: str, op: str) -> None:
+    text = f"net (float[n,3] x) => (float[n,3] y) {{ y = {op}(x) }}"
+    proto = ir.to_proto(parse(text))
+    if leave == "shape":
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
+    elif op == "Relu":
+        proto.graph.output[0].ClearField("type")
+    path.write_bytes(proto.SerializeToString())
+    (y,) = load_model(path).graph.outputs
+    known = op == "Relu" or leave == "type"
+    assert y.dtype is ir.DataType.FLOAT
+    assert [str(size) for size in y.shape] == ["n", "3"] if known else y.shape is None
+    save_model(load_model(path), path)
+    load_model(path)
+
+
+def test_an_output_whose_type_nobody_knows(path: pathlib.Path) -> None:
+    proto = ir.to_proto(parse("net (float[n,3] x) => (float[n,3] y) { y = com.microsoft.Else(x) }"))
+    proto.graph.output[0].ClearField("type")
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="Export the model again"):
+        load_model(path)
+
+
+def test_an_output_without_a_shape_beside_external_data(path: pathlib.Path, external: pathlib.Path) -> None:
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    path.write_bytes(proto.SerializeToString())
+    assert [str(size) for size in load_model(path).graph.outputs[0].shape] == ["n", "3"]
+
+
+def test_symbolic_names_stay(path: pathlib.Path) -> None:
+    _write(path, parse("net (float[rows,cols] x) => (float[rows,cols] y) { y = Relu(x) }"))
+    assert [str(size) for size in load_model(path).graph.outputs[0].shape] == ["rows", "cols"]
+
+
 @pytest.fixture
 def external(path: pathlib.Path) -> pathlib.Path:
     """The data file of a model that keeps its weight there."""

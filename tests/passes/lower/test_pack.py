@@ -16,7 +16,8 @@ from onnx_text import ops
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.lower.pack import PackWeightsPass, pack_codes, unpack_codes
-from mpqtool.passes.lower.unpack import DOMAIN, UNPACK, unpack_function
+from mpqtool.passes.lower.unpack import UNPACK, unpack_function
+from mpqtool.passes.metadata import DOMAIN
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
 from mpqtool.passes.values import array

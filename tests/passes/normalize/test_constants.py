@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_text import ops, parse
 
 from mpqtool.passes.normalize import FoldConstantsPass
+from mpqtool.passes.pipelines import normalize
 from mpqtool.passes.values import array
 
 _NOISE = """
@@ -93,4 +94,90 @@ def test_second_run_changes_nothing() -> None:
     model = parse(_NOISE, {"w": np.ones((4, 2, 3, 3))})
     FoldConstantsPass()(model)
     RemoveUnusedNodesPass()(model)
+    assert not FoldConstantsPass()(model).modified
+
+
+_IF = """
+    net (float[2,3] x) => (float[2,3] y) <bool yes = {1}> {
+        t = If(yes) <
+            then_branch = a () => (float[2,3] o) <float[3] w = {1.0, 2.0, 3.0}> { m = Relu(x) o = Mul(m, w) },
+            else_branch = b () => (float[2,3] e) { e = Neg(x) }>
+        y = If(yes) <
+            then_branch = c () => (float[2,3] o) <float[3] w = {4.0, 5.0, 6.0}> {
+                s = Shape(t)
+                z = Constant<value = int64 {0}>()
+                g = Gather(s, z)
+                two = Constant<value = int64 {2}>()
+                k = Equal(g, two)
+                o = If(k) <
+                    then_branch = d () => (float[2,3] p) { m = Abs(t) p = Sub(m, w) },
+                    else_branch = f () => (float[2,3] q) { q = Neg(x) }>
+            },
+            else_branch = g () => (float[2,3] e) { e = Neg(x) }>
+    }
+"""
+
+
+def test_a_known_condition_takes_its_branch_also_inside_of_a_branch(rng: np.random.Generator) -> None:
+    feeds = {"x": rng.normal(size=(2, 3)).astype(np.float32)}
+    before = run_onnx(parse(_IF), feeds)
+    model = normalize(parse(_IF))
+    assert ops(model) == ["Relu", "Mul", "Abs", "Sub"]
+    assert sorted(array(value).tolist() for value in model.graph.initializers.values()) == [
+        [1, 2, 3],
+        [4, 5, 6],
+    ]
+    assert_equivalent(before, run_onnx(model, feeds), rtol=0, atol=0)
+
+
+def test_a_known_condition_in_the_branch_of_an_unknown_one() -> None:
+    text = """net (float[n,3] x, bool k) => (float[n,3] y) <bool no = {0}> { y = If(k) <
+        then_branch = a () => (float[n,3] o) { o = If(no) <
+            then_branch = c () => (float[n,3] p) { p = Relu(x) },
+            else_branch = d () => (float[n,3] q) { q = Abs(x) }> },
+        else_branch = b () => (float[n,3] e) { e = Neg(x) }> }"""
+    model = parse(text)
+    assert FoldConstantsPass()(model).modified
+    assert ops(model) == ["If"]
+    assert [node.op_type for node in model.graph[0].attributes["then_branch"].as_graph()] == ["Abs"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        pytest.param("t = Expand(p, s) y = Add(x, t)", "Expand", id="copies-of-a-weight"),
+        pytest.param("t = Tile(p, s) y = Add(x, t)", "Tile", id="tiles-of-a-weight"),
+        pytest.param(
+            "t = ConstantOfShape(big) r = ReduceMax(t) y = Add(x, r)", "ConstantOfShape", id="large"
+        ),
+        pytest.param("t = Expand(one, big) r = ReduceMax(t) y = Add(x, r)", "Expand", id="large-copies"),
+    ],
+)
+def test_does_not_copy_what_is_learned_or_make_large_things(body: str, kept: str) -> None:
+    weights = {
+        "p": np.ones((1, 3)),
+        "s": np.array([2, 3]),
+        "big": np.array([100_000, 1_000_000]),
+        "one": np.ones(1),
+    }
+    model = parse(f"net (float[n,3] x) => (float[a,b] y) {{ {body} }}", weights)
+    FoldConstantsPass()(model)
+    assert kept in ops(model)
+
+
+def test_an_expand_that_copies_nothing_goes() -> None:
+    text = "net (float[n,3] x) => (float[n,3] y) { t = Expand(p, s) y = Add(x, t) }"
+    model = parse(text, {"p": np.ones((1, 3)), "s": np.array([1, 3])})
+    assert FoldConstantsPass()(model).modified
+    RemoveUnusedNodesPass()(model)
+    assert ops(model) == ["Add"]
+
+
+def test_a_cast_that_does_not_saturate_stays_so() -> None:
+    text = """net (float[n] x, float8e4m3fn[1] l) => (float[n] y) {
+        c = CastLike<saturate=0>(x, l) y = Cast<to=1>(c) }"""
+    model = parse(text)
+    assert FoldConstantsPass()(model).modified
+    assert ops(model) == ["Cast", "Cast"]
+    assert model.graph[0].attributes["saturate"].as_int() == 0
     assert not FoldConstantsPass()(model).modified

@@ -74,6 +74,22 @@ def test_takes_in_a_transposed_weight(body: str) -> None:
     np.testing.assert_array_equal(array(gemm.inputs[1]), _W.T.astype(np.float32))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_stores_the_weight_of_a_matmul_of_rank_3_as_it_is_multiplied(shared: bool) -> None:
+    more = "z = MatMul(x, w)" if shared else "z = Identity(x)"
+    body = f"t = Transpose(w)  y = MatMul(x, t)  {more}"
+    text = f"net (float[2,n,3] x) => (float[2,n,3] y, float z) {{ {body} }}"
+    before = parse(text, {"w": np.arange(9.0).reshape(3, 3)})
+    result = CanonicalizeGemmPass()(before.clone())
+    assert result.modified
+    product = next(node for node in result.model.graph if node.outputs[0].name == "y")
+    assert (product.op_type, product.inputs[1].is_initializer()) == ("MatMul", True)
+    assert (product.inputs[1].name == "w") is not shared
+    feeds = {"x": np.arange(12, dtype=np.float32).reshape(2, 2, 3)}
+    assert_equivalent(run_onnx(before, feeds), run_onnx(result.model, feeds), rtol=0, atol=0)
+    assert not CanonicalizeGemmPass()(result.model).modified
+
+
 def test_a_transposed_input_gets_its_own_node() -> None:
     model = _check(
         _net("y = Gemm<transA=1>(x, w)", "float[3,n] x"), {"w": _W}, ["Transpose", "Gemm"], {"x": _X.T.copy()}

@@ -1,0 +1,104 @@
+"""The networks are those of the papers: multiply-accumulates, parameters and names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mpqtool import zoo
+
+# MACs and parameters in full; the papers and torchvision print the same, rounded:
+FULL = {
+    "resnet20": (40_813_184, 272_474),  # 0.27 M (He et al., table 6), whose shortcuts have no weights
+    "vgg_small": (607_600_640, 4_660_106),  # 4.66 M
+    "mobilenet_v1": (568_740_352, 4_231_976),  # 569 M MACs, 4.2 M (Howard et al., table 4)
+    "resnet18": (1_814_073_344, 11_689_512),  # 1.8 G MACs (He et al., table 1), 11.69 M (torchvision)
+    "efficientnet_b0": (385_814_752, 5_288_548),  # 0.39 G MACs, 5.3 M (Tan and Le, table 2)
+    "mobilenet_v3_small": (56_510_400, 2_542_856),  # 56 M MACs, 2.5 M (Howard et al., table 3)
+    "transformer": (82_183_424, 1_204_874),
+}
+
+
+def _cost(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.zeros(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters())
+
+
+def _meta(factory: Callable[..., nn.Module], **arguments: object) -> nn.Module:
+    with torch.device("meta"):
+        return factory(**arguments).eval()
+
+
+def test_every_network_is_counted() -> None:
+    assert set(FULL) == set(zoo.__all__)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_cost_is_that_of_the_paper(name: str) -> None:
+    module = _meta(getattr(zoo, name))
+    assert _cost(module, module.input_shape) == FULL[name]
+
+
+@pytest.mark.parametrize(
+    ("width", "macs"),
+    [(0.75, 325e6), (0.5, 149e6), (0.25, 41e6)],  # Howard et al., MobileNets, table 6
+)
+def test_narrower_mobilenet_v1(width: float, macs: float) -> None:
+    module = _meta(zoo.mobilenet_v1, width=width)
+    assert _cost(module, module.input_shape)[0] == pytest.approx(macs, rel=0.01)
+
+
+def test_wider_and_deeper_efficientnet() -> None:
+    b2 = _meta(zoo.efficientnet_b0, width=1.1, depth=1.2)
+    assert _cost(b2, (3, 260, 260))[1] == 9_109_994  # torchvision's count; 9.2 M (Tan and Le, table 2)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenet_v1", "mobilenet_v3_small"])
+def test_small_ones_take_images_of_32_pixels_and_shrink_them_less(name: str) -> None:
+    small, full = (_meta(getattr(zoo, name), small=small) for small in (True, False))
+    assert small.input_shape == (3, 32, 32)
+    assert _cost(small, (3, 32, 32))[0] > 2 * _cost(full, (3, 32, 32))[0]
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize(("in_channels", "classes"), [(1, 7), (4, 2)])
+def test_channels_and_classes(name: str, in_channels: int, classes: int) -> None:
+    module = _meta(getattr(zoo, name), in_channels=in_channels, classes=classes)
+    assert module.input_shape[0] == in_channels
+    assert module(torch.zeros(2, *module.input_shape, device="meta")).shape == (2, classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("resnet18", "84fb10d9c6905a1c"),
+        ("efficientnet_b0", "a04d0792ee390a49"),
+        ("mobilenet_v3_small", "5f0efaf3ff4ac979"),
+    ],
+)
+def test_state_dictionary_is_that_of_torchvision(name: str, digest: str) -> None:
+    """Names and shapes in order; the digests were taken from the networks of torchvision 0.28.0."""
+    state = _meta(getattr(zoo, name)).state_dict()
+    text = "\n".join(f"{key} {tuple(value.shape)}" for key, value in state.items())
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        (zoo.vgg_small, {"size": 28}, "size must be a multiple of 8, .* got 28"),
+        (zoo.transformer, {"size": 30}, "size must be a multiple of patch, 4; got 30"),
+        (zoo.transformer, {"width": 30}, "width must be a multiple of heads, 4; got 30"),
+    ],
+)
+def test_sizes_that_do_not_fit(
+    factory: Callable[..., nn.Module], arguments: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        factory(**arguments)
