@@ -41,7 +41,7 @@ OPERATORS = {
     "vgg_small": CNN | {"MaxPool"},
     "mobilenet_v1": CNN | {"GlobalAveragePool"},
     "resnet18": CNN | {"Add", "GlobalAveragePool"},
-    "efficientnet_b0": CNN - {"Relu"} | {"Add", "GlobalAveragePool", "Sigmoid", "Mul"},
+    "efficientnet_b0": CNN - {"Relu"} | {"Add", "GlobalAveragePool", "Silu", "Sigmoid", "Mul"},
     "mobilenet_v3_small": CNN | {"Add", "GlobalAveragePool", "HardSwish", "HardSigmoid", "Mul"},
     "transformer": {
         "Conv", "Reshape", "Transpose", "Add", "LayerNormalization", "MatMul", "Div", "Softmax", "Gelu",
@@ -94,11 +94,11 @@ def test_names_are_those_of_the_torch_network_and_of_the_onnx_file(case: Case) -
     assert weights <= set(load_model(case.path).graph.initializers)
 
 
-def test_the_file_says_each_layer_in_one_node_and_nothing_else(case: Case) -> None:
+def test_the_file_has_operators_of_the_standard_alone_a_node_for_each_layer(case: Case) -> None:
     proto = onnx.load(case.path)
     onnx.checker.check_model(proto, full_check=True)
     found = Counter(node.op_type for node in proto.graph.node)
-    assert set(found) == OPERATORS[case.name]
+    assert set(found) == OPERATORS[case.name] - {"Silu"}  # it is written out
     assert not proto.functions
     modules = Counter(type(module) for module in case.network.modules())
     assert found["Conv"] == modules[nn.Conv2d]
