@@ -205,8 +205,9 @@ def export_onnx(
         The path of the file.
 
     Raises:
-        OptionError: The factory, its arguments, the weights or the input shape cannot be used.
-        ModelError: torch cannot express the network as ONNX.
+        OptionError: The factory, its arguments or the input shape cannot be used.
+        DataError: The weights cannot be read, or do not fit.
+        ModelError: The network raises, or torch cannot express it as ONNX.
     """
     from .export import export_onnx as engine
 

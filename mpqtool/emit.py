@@ -7,17 +7,20 @@ __all__ = ["emit"]
 import dataclasses
 import json
 import pathlib
+import tempfile
 import time
+from typing import Any
 
 import torch
 
-from mpqtool.passes import pipelines
+from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import save_model
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
 from mpqtool.runtime.verify import VerifyResult, verify
 
 from . import report, rundir
+from .coverage import open_sizes
 from .errors import VerificationError
 from .files import replacing, write_text
 from .finish import Finished
@@ -79,6 +82,11 @@ def _emit(job: Job, finished: Finished) -> Result:
     job.seconds["total"] = time.perf_counter() - job.started
     content.time_s = Times(**{stage: round(seconds, 3) for stage, seconds in job.seconds.items()})
     result = content.write(out / rundir.RESULT)
+    if content.bytes.integer is not None and content.bytes.integer > job.float_bytes:
+        job.reporter.warn(
+            f"the integer file has {content.bytes.integer} bytes, more than the {job.float_bytes} of the "
+            "float file: what it holds beside quantized weights outweighs what they save"
+        )
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
     return Result(path=out, result=result)
@@ -98,10 +106,26 @@ def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> Veri
         )
 
 
+def _facts(job: Job, finished: Finished) -> dict[str, Any]:
+    """What the integer file is made of; sizes that it leaves open are those of the samples."""
+    facts = inspect(job.out / rundir.INT)
+    sizes = open_sizes(finished.model, job.data.test.inputs)
+    if sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / rundir.INT
+            qdq = pipelines.quantize(cost.sized(finished.model, sizes), finished.plan)
+            save_model(pipelines.lower(qdq), path)
+            found = inspect(path)
+        share = found["nodes"]["mac_share_integer"]
+        facts |= {"bits": found["bits"], "cost": found["cost"]}
+        facts["nodes"] |= {"mac_share_integer": share}
+    return facts
+
+
 def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
     """Everything that was measured."""
     options, data = job.options, job.data
-    facts = inspect(job.out / rundir.INT)
+    facts = _facts(job, finished)
     network = finished.network.eval()
     with torch.no_grad():
         fake = [network(*(torch.from_numpy(a) for a in batch.values())) for batch in data.test.batches(BATCH)]

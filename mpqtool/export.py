@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["export_onnx", "parse_shape"]
 
-import ast
 import contextlib
 import inspect
 import io
@@ -21,14 +20,21 @@ import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
-from mpqtool.passes.normalize import RemoveZeroBiasPass
+from mpqtool.passes.normalize.naming import name_pass
 from mpqtool.passes.pipelines import normalize
 
 from .errors import ModelError, OptionError
+from .factory import first_line, make_network
 from .files import replacing
-from .locate import locate
 from .state_dict import load_weights
 
+logger = logging.getLogger(__name__)
+
+_RANDOM = (
+    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+)  # fmt: skip  # of Dropout, normalize leaves what is in training mode
+_SHOWN = 8  # names in a warning
 _OPSET = 20  # the newest that torch writes without a conversion of its own; normalize raises it
 
 
@@ -43,8 +49,10 @@ def export_onnx(
 ) -> pathlib.Path:
     """Write a torch network as ONNX: normal form, BatchNormalization kept, any number of samples.
 
-    Initializers have the names of the parameters, the input that of the parameter of ``forward``; the
-    output is ``output``, or ``output_0``, ``output_1`` and so on.
+    Initializers have the names of the parameters, of those that share one tensor the first name. A
+    parameter that is not in the file under its name, since ``forward`` does not use it or torch writes it
+    in another form (LSTM, weight_norm), is named in a warning. The input has the name of the parameter of
+    ``forward``; the output is ``output``, or ``output_0``, ``output_1`` and so on.
 
     Args:
         model: The network, or ``package.module:factory``, a callable that makes it.
@@ -52,7 +60,8 @@ def export_onnx(
         input_shape: Shape of one sample, without the batch: ``(1, 28, 28)`` or ``"1,28,28"``. None: the
             network's own attribute ``input_shape``.
         weights: State dictionary, ``.safetensors`` or what ``torch.save`` wrote. None: as the network is.
-        arg: Arguments of the factory, ``{"in_channels": 1}`` or ``("in_channels=1",)``.
+        arg: Arguments of the factory, ``{"in_channels": 1}`` or ``("in_channels=1",)``. Text is read as a
+            Python literal; true, false and none in any case.
         seed: Seed of weights that the factory draws.
 
     Returns:
@@ -60,29 +69,34 @@ def export_onnx(
 
     Raises:
         OptionError: There is no such factory, it does not take these arguments or does not make a network,
-            the weights do not fit it, or the input shape is missing or does not fit.
-        ModelError: torch cannot express the network as ONNX.
+            or the input shape is missing.
+        DataError: The weights cannot be read, or do not fit the network.
+        ModelError: The network raises, or torch cannot express it as ONNX.
+        OSError: The file cannot be written.
     """
     if arg and not isinstance(model, str):
         raise OptionError(f"arg is for a factory, and a network was given; got {arg!r}. Leave it out.")
-    module: object = _make(model, _arguments(arg), seed) if isinstance(model, str) else model
+    module = make_network(model, arg, seed) if isinstance(model, str) else model
     if not isinstance(module, nn.Module):
         raise OptionError(
-            f"{model!r} gives a {type(module).__name__}, and a torch.nn.Module is needed. "
-            "Name a function or class that makes a network."
+            f"The network must be a torch.nn.Module or package.module:factory; got {module!r}. "
+            "Give an instance, not a class."
         )
     shape = parse_shape(getattr(module, "input_shape", None) if input_shape is None else input_shape)
     if weights is not None:
         load_weights(module, weights)
     modes = {part: part.training for part in module.modules()}  # frozen parts have one of their own
     try:
-        graph = _plain(normalize(_trace(module.eval(), shape)), module)
+        traced = _trace(module.eval(), shape)
+        _share(traced.graph, module)
+        plain = _plain(normalize(traced, parameters=module.state_dict()))
     finally:
         for part, training in modes.items():
             part.training = training
+    _check(plain.graph, module)
     out = pathlib.Path(out)
     with replacing(out) as beside:
-        ir.save(graph, beside)
+        ir.save(plain, beside)
     return out
 
 
@@ -105,40 +119,6 @@ def parse_shape(shape: object) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _arguments(arg: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """Read ``name=value``, the value a Python literal or else text."""
-    if isinstance(arg, Mapping):
-        return dict(arg)
-    arguments: dict[str, Any] = {}
-    for text in [arg] if isinstance(arg, str) else arg:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier() or name in arguments:
-            raise OptionError(f"--arg must be NAME=VALUE, as in_channels=1, once for each name; got {text!r}")
-        try:
-            arguments[name] = ast.literal_eval(value)
-        except (ValueError, TypeError, SyntaxError):
-            arguments[name] = value
-    return arguments
-
-
-def _make(spec: str, arguments: dict[str, Any], seed: int) -> object:
-    """Call the factory, with the seed set for it alone."""
-    factory = locate(spec, OptionError)
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise OptionError(
-            f"{spec!r} cannot be called with {arguments or 'no arguments'}: {error}. "
-            "Give its arguments as --arg NAME=VALUE."
-        ) from None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return factory(**arguments)
-        except Exception as error:  # a user's factory may raise anything
-            raise OptionError(f"{spec!r} raised {type(error).__name__}: {_first_line(error)}") from error
-
-
 def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
     """Export with a free batch size; two samples, as torch takes a size of 1 for a constant."""
     taken = set(module.state_dict())
@@ -149,9 +129,14 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
             example = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
             outputs = module(example)
     except Exception as error:  # whatever the user's forward raises
-        raise OptionError(
-            f"The network does not take a {like.dtype} input of shape {[2, *shape]}: {type(error).__name__}: "
-            f"{_first_line(error)}. Give the shape of one sample with --input-shape."
+        if _takes_integers(module, shape):
+            raise ModelError(
+                "The network takes integers, and a network with one float32 input can be exported. "
+                "Use torch.onnx.export for this one."
+            ) from None
+        raise ModelError(
+            f"forward raised {type(error).__name__}: {first_line(error)}, for a {like.dtype} input of shape "
+            f"{[2, *shape]}. If one sample has another shape, give it as --input-shape; else change forward."
         ) from error
     several = isinstance(outputs, tuple | list)
     returned = outputs if several else [outputs]
@@ -175,10 +160,11 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
                 verbose=False,
             )
             assert program is not None  # it is None without dynamo
-            model = ir.from_proto(program.model_proto)
+            # torch names what operators make after them, mean say, and looks at no weight of that name.
+            model = ir.from_proto(ir.to_proto(name_pass()(program.model).model))
     except Exception as error:  # the exporter raises many kinds
         raise ModelError(
-            f"torch cannot export the network: {_first_line(_deepest(error))}. Rewrite this part of forward."
+            f"torch cannot export the network: {first_line(_deepest(error))}. Rewrite this part of forward."
         ) from error
     shapes = [value.shape for value in model.graph.outputs if value.shape]
     if any(found.is_static(0) for found in shapes):
@@ -189,16 +175,55 @@ def _trace(module: nn.Module, shape: tuple[int, ...]) -> ir.Model:
     return model
 
 
-def _plain(model: ir.Model, module: nn.Module) -> ir.Model:
-    """Only operators of ONNX itself, and only weights that the network has: torch adds biases of zeros."""
+def _plain(model: ir.Model) -> ir.Model:
+    """Only operators of ONNX itself."""
     passes = ir.passes.Sequential(
-        RemoveZeroBiasPass(module.state_dict()),
         common.InlinePass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
         common.ShapeInferencePass(),
+        common.ClearMetadataAndDocStringPass(),  # which pass made a node
     )
     return passes(model).model
+
+
+def _share(graph: ir.Graph, module: nn.Module) -> None:
+    """Give a tensor with several names in the network its first one; torch takes the last."""
+    first: dict[int, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        own = first.setdefault(id(tensor), name)
+        if own == name or name not in graph.initializers:
+            continue
+        if own in graph.initializers:
+            graph.initializers.pop(name).replace_all_uses_with(graph.initializers[own])
+        else:
+            graph.initializers[name].name = own
+
+
+def _check(graph: ir.Graph, module: nn.Module) -> None:
+    """Refuse chance, and name the parameters that cannot be found in the file."""
+    for node in graph.all_nodes():
+        if node.op_type in _RANDOM:
+            raise ModelError(
+                f"forward draws random numbers ({node.op_type}), so no two runs of the file would agree. "
+                "Draw them only if self.training."
+            )
+    lost = [name for name, _ in module.named_parameters() if name not in graph.initializers]
+    if lost:
+        logger.warning(
+            "not in the file under their names, as forward does not use them or torch writes them in another "
+            "form: %s%s",
+            ", ".join(lost[:_SHOWN]),
+            f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "",
+        )
+
+
+def _takes_integers(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    device = next((parameter.device for parameter in module.parameters()), None)
+    with contextlib.suppress(Exception), torch.no_grad():  # forward raised before
+        module(torch.zeros(2, *shape, dtype=torch.int64, device=device))
+        return True
+    return False
 
 
 def _input_name(module: nn.Module) -> str:
@@ -209,7 +234,7 @@ def _input_name(module: nn.Module) -> str:
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
     if not given or len(needed) > 1:
-        raise OptionError(
+        raise ModelError(
             f"The network has forward{signature}, and one input, given by position, can be exported. "
             "Wrap it in a network of that form."
         )
@@ -243,8 +268,3 @@ def _deepest(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mpqtool.importer import import_graph
-from mpqtool.passes import pipelines
+from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import load_model, stored_bytes
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
@@ -27,6 +27,7 @@ from mpqtool.runtime.predict import predict
 
 from . import rundir
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_normal_form
 from .data import Data, Split, default_data, load_data
 from .errors import CheckpointError, DataError, ModelError
@@ -144,18 +145,18 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         loaded, _ = extract(loaded)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
+    network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
     folded = pipelines.fold_batch_norm(model)
     start_weights, start_activations = (int(bits) for bits in parse_bits(options.start_bits))
     plan = place(folded, weight_bits=start_weights, activation_bits=start_activations, grid=Grid.ODD)
     if not plan.weights:
-        raise ModelError(
-            f"Cannot quantize {str(path)!r}: it has no convolution or matrix product with constant weights."
-        )
+        raise ModelError(_nothing_to_quantize(path, folded))
+    placed = {entry.name for entry in plan.weights}
     if options.plan is not None:
         plan = Plan.load(options.plan)
         check_fits(folded, plan)
-    network = import_graph(model)
     data = _read_data(path, model, options, reporter)
+    _say_what_stays_float(folded, data, reporter, plan=plan, placed=placed)
     if not is_qdq:  # the network inside a QDQ file is, without its quantizers, not what the file computes
         check_normal_form(path, model, data.test)
     float_outputs = predict(model, data.test.inputs)
@@ -172,6 +173,39 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         job.checkpoint = _find_checkpoint(job)
     job.seconds["import"] = time.perf_counter() - started
     return job
+
+
+def _nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:
+    operators = sorted({row.op for row in cost.layers(folded)})
+    lacking = (
+        f"its layers ({', '.join(operators)}) have no integer form yet"
+        if operators
+        else "it has no convolution or matrix product with constant weights"
+    )
+    return (
+        f"Cannot quantize {str(path)!r}: {lacking}. Give a network with Conv or Gemm layers; "
+        "`mpqtool inspect` lists the operators of a file."
+    )
+
+
+def _say_what_stays_float(
+    folded: ir.Model, data: Data, reporter: Reporter, *, plan: Plan, placed: set[str]
+) -> None:
+    """Tell early what the effective bits will not improve on."""
+    inputs = data.test.inputs
+    sizes = open_sizes(folded, inputs)
+    for name, shape in sizes.items():
+        reporter.say(
+            f"sizes: the model leaves some open; MACs and effective bits are those of {name!r} as it is in "
+            f"the data, {'x'.join(map(str, shape[1:]))}"
+        )
+    rows = cost.layers(cost.sized(folded, sizes) if sizes else folded)
+    left = float_layers(rows, quantized={entry.name for entry in plan.weights}, placed=placed)
+    if left:
+        reporter.warn(f"{left}; the bits shown during the search are those of the quantized weights")
+    tables = uncounted_tables(folded)
+    if tables:
+        reporter.warn(tables)
 
 
 def _find_checkpoint(job: Job) -> Checkpoint | None:

@@ -29,7 +29,9 @@ def locate(spec: str, error: type[Exception]) -> Callable[..., Any]:
         error: The text has another form, the module cannot be imported, or holds no such callable.
     """
     if not is_object_spec(spec):
-        raise error(f"{spec!r} does not have the form package.module:name")
+        raise error(
+            f"{spec!r} does not have the form package.module:name. Write it as mypackage.models:make."
+        )
     module_name, _, path = spec.partition(":")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
@@ -37,11 +39,20 @@ def locate(spec: str, error: type[Exception]) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as cause:  # a user's module may raise anything while it is imported
-        raise error(f"Cannot import {module_name!r} for {spec!r}: {type(cause).__name__}: {cause}") from cause
+        raise error(
+            f"Cannot import {module_name!r} for {spec!r}: {type(cause).__name__}: {cause}. "
+            "Install what is missing, or start in the folder that holds the module."
+        ) from cause
     for part in path.split("."):
         if not hasattr(found, part):
-            raise error(f"{module_name!r} has no {path!r}, wanted for {spec!r}")
+            names = getattr(found, "__all__", ())
+            offers = f": it has {', '.join(names)}" if names else ""
+            raise error(
+                f"{module_name!r} has no {path!r}, wanted for {spec!r}{offers}. Name something it has."
+            )
         found = getattr(found, part)
     if not callable(found):
-        raise error(f"{spec!r} is a {type(found).__name__}, and a callable is needed")
+        raise error(
+            f"{spec!r} is a {type(found).__name__}, and a callable is needed. Name a function or class."
+        )
     return found  # type: ignore[no-any-return]

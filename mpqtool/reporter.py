@@ -62,13 +62,17 @@ class Reporter:
         self._bar: RichProgress | None = None
 
     def open(self, path: str | os.PathLike[str]) -> None:
-        """Append to this log file from now on, and write what was reported before."""
+        """Append to this log file from now on, and write what was reported before.
+
+        A run that goes on from a checkpoint warns of the same things again; the log has each once.
+        """
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_partial_line(path)
         self.close()
+        said = {text for line in _lines(path) if (text := _warning(line))}
         self._log = path.open("a", encoding="utf-8")
-        self._log.writelines(self._early)
+        self._log.writelines(line for line in self._early if _warning(line) not in said)
         self._log.flush()
         self._early.clear()
 
@@ -167,6 +171,19 @@ def _drop_partial_line(path: pathlib.Path) -> None:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _warning(line: str) -> str | None:
+    """The text of a line of the log that is a warning."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record.get("text") if isinstance(record, dict) and record.get("event") == "warning" else None
 
 
 def _plain(value: Any) -> Any:

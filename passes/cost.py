@@ -2,7 +2,8 @@
 
 Definitions, with ``o`` a kernel (one output channel's weights):
 
-- ``MACs = |W| * positions``, of a Conv ``O * (C / groups) * kh * kw * Ho * Wo``, at batch 1.
+- ``MACs = |W| * positions``, of a Conv ``O * (C / groups) * kh * kw * Ho * Wo``, at batch 1; positions of
+  a recurrent layer are its steps, and its ``W`` those of the input and of the state.
 - ``BitOPs = sum MACs[o] * B_w[o] * B_a``, ``B_a`` the width of the layer's input.
 - ``C_C = sum MACs[o] * (B_w[o] * B_a + B_w[o] + B_a + log2 M)``, ``M = |W| / O`` the products in one sum.
 - ``B_w,eff`` and ``B_a,eff``: widths averaged over all weights, and over all quantized values.
@@ -16,6 +17,7 @@ from __future__ import annotations
 __all__ = [
     "FLOAT_BITS",
     "OPERATORS",
+    "RECURRENT",
     "Layer",
     "activations_eff",
     "bitops",
@@ -25,6 +27,7 @@ __all__ = [
     "macs",
     "positions",
     "size",
+    "sized",
     "wcr",
     "wcr_true",
     "weights_eff",
@@ -33,7 +36,7 @@ __all__ = [
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
@@ -41,16 +44,18 @@ from onnx_ir.passes.common import ShapeInferencePass
 from .values import array, int_attribute, is_op
 
 FLOAT_BITS = 32
-OPERATORS = ("Conv", "Gemm", "MatMul")
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Layers with two weights: of the input, and of the state."""
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 """What counts as a layer, if its weight is a constant."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One Conv, Gemm or MatMul.
+    """One node of ``OPERATORS``.
 
     Attributes:
-        name: Its weight.
+        name: Its weight; of a recurrent layer that of the input.
         op: Its operator.
         input: The value that goes in.
         macs: Multiply-accumulates at batch 1; None if a size is not known.
@@ -152,14 +157,35 @@ def weights_owed(rows: Sequence[Layer]) -> int:
     return sum(owed.values())
 
 
+def sized(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
+    """A copy in which the inputs have the sizes of these samples; the first, the batch, stays as it is.
+
+    Args:
+        model: Left as it is.
+        shapes: Shape of each input, with the batch.
+    """
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        shape = shapes.get(str(value.name))
+        if shape is not None and value.shape is not None and len(value.shape) == len(shape):
+            value.shape = ir.Shape([*value.shape[:1], *shape[1:]])
+    for node in copy.graph:
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.shape = None
+    for value in copy.graph.outputs:
+        value.shape = None if value.shape is None else ir.Shape([None] * len(value.shape))
+    return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
+
+
 def layers(model: ir.Model) -> list[Layer]:
-    """One row for each Conv, Gemm or MatMul with a constant weight, in graph order, all float.
+    """One row for each of ``OPERATORS`` with a constant weight, in graph order, all float.
 
     Sizes come from shape inference, so a symbolic batch does no harm, while symbolic heights and
-    widths leave ``macs`` and ``inputs`` None. The model is left as it is.
+    widths leave ``macs`` and ``inputs`` None; see ``sized``. The model is left as it is.
     """
-    sized = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
-    weights = ((node, array(node.inputs[1])) for node in sized.graph if is_op(node, *OPERATORS))
+    inferred = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
+    weights = ((node, array(node.inputs[1])) for node in inferred.graph if is_op(node, *OPERATORS))
     return [layer(node, weight.shape) for node, weight in weights if weight is not None]
 
 
@@ -173,22 +199,49 @@ def layer(node: ir.Node, weight: tuple[int, ...]) -> Layer:
     x, out, held = node.inputs[0], node.outputs[0], node.inputs[1]
     assert x is not None  # the schema asks for both
     assert held is not None
-    rows_are_kernels = is_op(node, "Conv") or bool(int_attribute(node, "transB", 0))
-    weights = math.prod(weight)
-    places = positions(node.op_type, out.shape)
+    weights, places = math.prod(weight), positions(node.op_type, out.shape)
+    kernels, inputs = weight[_kernel_axis(node)], size(x.shape, 1)
+    if is_op(node, *RECURRENT):
+        directions, rows, _ = weight
+        weights, kernels = weights + _state_weights(node), directions * rows
+        places, inputs = _steps(node, x.shape)
+    elif is_op(node, "ConvTranspose"):  # each input element meets the weights of its channel once
+        kernels, places = kernels * int_attribute(node, "group", 1), size(x.shape, 2)
     return Layer(
         name=str(held.name),
         op=node.op_type,
         input=str(x.name),
         macs=None if places is None else weights * places,
         weights=weights,
-        kernels=weight[0 if rows_are_kernels else -1],
-        inputs=size(x.shape, 1),
+        kernels=kernels,
+        inputs=inputs,
     )
 
 
+def _kernel_axis(node: ir.Node) -> int:
+    """The axis of a weight along which it has one kernel after the other."""
+    if is_op(node, "Conv") or int_attribute(node, "transB", 0):
+        return 0
+    return 1 if is_op(node, "ConvTranspose") else -1
+
+
+def _state_weights(node: ir.Node) -> int:
+    """Number of weights between one step of a recurrent layer and the next."""
+    held = node.inputs[2]
+    return 0 if held is None or held.shape is None else size(held.shape, 0) or 0
+
+
+def _steps(node: ir.Node, shape: ir.Shape | None) -> tuple[int | None, int | None]:
+    """Steps of a recurrent layer, and values of one sample; the batch is second, or first if ``layout``."""
+    if shape is None:
+        return None, None
+    axis = 1 if int_attribute(node, "layout", 0) else 0
+    steps, features = size(shape, axis, axis + 1), size(shape, 2)
+    return steps, None if steps is None or features is None else steps * features
+
+
 def positions(op: str, out: ir.Shape | None) -> int | None:
-    """How often one of ``OPERATORS`` applies its weights to one sample, by the shape of its result."""
+    """How often a Conv, Gemm or MatMul applies its weights to one sample, by the shape of its result."""
     if op == "Gemm":
         return 1
     return size(out, 2) if op == "Conv" else size(out, 1, -1)

@@ -19,9 +19,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     removed. The name beside keeps the suffix, as some writers go by it.
 
     Raises:
-        OSError: The folder does not exist, or nothing can be written there; ``path`` is as it was.
+        OSError: ``path`` is a folder, its own folder does not exist, or nothing can be written there;
+            ``path`` is as it was.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"Cannot write {str(path)!r}: it is a folder. Give the name of a file.")
     beside = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield beside

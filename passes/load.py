@@ -6,6 +6,7 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "load_model", "save_model", "stored_b
 
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 import google.protobuf.message  # type: ignore[import-untyped]
@@ -22,6 +23,8 @@ OLDEST_OPSET = 7
 NEWEST_OPSET = 26
 
 _LARGEST_FILE = 2**31 - 1
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
+_UNKNOWN = "unknown"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -29,7 +32,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Read an ONNX file, with what it keeps in files beside it, and check that it can be used.
 
     A graph output without a type or shape gets the one that can be inferred, if any; some exporters
-    leave it out, and all engines run such a file.
+    leave it out, and all engines run such a file. So they do where a file of IR version 3 does not repeat
+    its initializers among the inputs. An operator that ONNX does not know is left for the importer to name.
 
     Raises:
         ModelError: There is no such file, it is not an ONNX file, it is truncated or breaks the rules of
@@ -47,11 +51,11 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     bare = [value for value in model.graph.outputs if value.shape is None or value.type is None]
     if bare:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    lenient = bool(bare) or model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS or any(_unknown(model))
     try:
-        onnx.checker.check_model(_with_shapes(model) if bare else str(source))
+        onnx.checker.check_model(_for_checker(model) if lenient else str(source))
     except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split("\n\n")[0].split())
-        raise ModelError(f"Cannot use {str(source)!r}: {reason} Export the model again.") from None
+        raise ModelError(f"Cannot use {str(source)!r}: {_reason(error)} Export the model again.") from None
     return model
 
 
@@ -78,13 +82,40 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
 
 
-def _with_shapes(model: ir.Model) -> onnx.ModelProto:
-    """The model for the checker, which wants a shape at each output: of no dimensions where none is known."""
-    proto = ir.to_proto(model)
+def _for_checker(model: ir.Model) -> onnx.ModelProto:
+    """The model without what the checker minds and no engine does.
+
+    It wants a shape at each output: one of no dimensions where none is known. It knows no operator that
+    ONNX has not: these get a domain of their own.
+    """
+    copy = model.clone()
+    for node in _unknown(copy):
+        node.domain = _UNKNOWN
+        copy.graph.opset_imports[_UNKNOWN] = 1
+    proto = ir.to_proto(copy)
+    proto.ir_version = max(proto.ir_version, _FIRST_IR_WITH_FREE_INITIALIZERS)
     for value in proto.graph.output:
         if not value.type.WhichOneof("value") or value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
     return proto
+
+
+def _unknown(model: ir.Model) -> Iterator[ir.Node]:
+    """Nodes of the standard domain with an operator that no version of ONNX has."""
+    functions = {(domain, name) for domain, name, _ in model.functions}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        known = node.domain != "" or ("", node.op_type) in functions or onnx.defs.has(node.op_type)
+        if not known:
+            yield node
+
+
+def _reason(error: Exception) -> str:
+    """What the checker says, as one sentence, with the node where it names one."""
+    reason, _, context = str(error).partition("\n\n")
+    node = re.search(r"Name: (.+?) OpType: ", context)
+    name = node[1].strip() if node else ""
+    where = f", in node {name!r}" if name and f"({name})" not in reason else ""
+    return f"{' '.join(reason.split()).rstrip('.')}{where}."
 
 
 def _read(source: pathlib.Path) -> bytes:
@@ -104,7 +135,10 @@ def _read(source: pathlib.Path) -> bytes:
 def _parse(source: pathlib.Path, data: bytes) -> ir.Model:
     # Every ONNX file begins with the field ir_version, a small number.
     if data[:1] != b"\x08" or len(data) < 2 or not 1 <= data[1] < 128:
-        raise ModelError(f"Cannot read {str(source)!r}: it is not an ONNX file.")
+        raise ModelError(
+            f"Cannot read {str(source)!r}: it is not an ONNX file. Give one; "
+            "`mpqtool export` writes it from a torch module."
+        )
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -121,7 +155,13 @@ def _parse(source: pathlib.Path, data: bytes) -> ir.Model:
             "Copy or export it again."
         )
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
-    if opset is None or not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    if opset is None:
+        domains = ", ".join(sorted(entry.domain for entry in proto.opset_import))
+        raise ModelError(
+            f"Cannot read {str(source)!r}: it holds no operators of ai.onnx, only of {domains}. "
+            "Give a neural network."
+        )
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ModelError(
             f"Cannot read {str(source)!r}: its opset is {opset}, {OLDEST_OPSET} to {NEWEST_OPSET} are "
             "supported. Export it again with opset 21."

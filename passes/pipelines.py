@@ -4,20 +4,25 @@ from __future__ import annotations
 
 __all__ = ["fold_batch_norm", "lower", "normalize", "quantize"]
 
+import re
+from collections.abc import Collection
+
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from .errors import ModelError, PassError
 from .lower import lowering_passes
 from .normalize import FoldBatchNormPass, normal_form
-from .normalize.opset import IR_VERSION
+from .normalize.opset import IR_VERSION, OPSET
 from .plan import Plan
 from .quantize import InsertQdqPass, complete
 
 _FLOATS_TO_CONVERT = (ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def normalize(model: ir.Model, *, fold_batch_norm: bool = False) -> ir.Model:
+def normalize(
+    model: ir.Model, *, fold_batch_norm: bool = False, parameters: Collection[str] | None = None
+) -> ir.Model:
     """The normal form of a float model: opset 21, one spelling for each layer, constants computed.
 
     Operators that have no normal form stay as they are, in their place.
@@ -26,11 +31,13 @@ def normalize(model: ir.Model, *, fold_batch_norm: bool = False) -> ir.Model:
         model: Left as it is.
         fold_batch_norm: Also fold BatchNormalization into the layer before it, as the last step, so
             that all other names are the same either way.
+        parameters: Names of all parameters, if they are known. A bias of zeros is then kept if it is one of
+            them, and else dropped; without, one before BatchNormalization is dropped.
 
     Raises:
         ModelError: The opset cannot be converted, or the model computes in another float type.
     """
-    result = _run(normal_form(), model.clone())
+    result = _run(normal_form(parameters), model.clone())
     for value in (*result.graph.inputs, *result.graph.initializers.values()):
         if value.dtype in _FLOATS_TO_CONVERT:
             raise ModelError(
@@ -81,13 +88,31 @@ def lower(model: ir.Model, *, target: str = "cpu") -> ir.Model:
 
 
 def _run(pass_: ir.passes.PassBase, model: ir.Model) -> ir.Model:
-    """Run a pass; what it says about the user's model is not wrapped."""
+    """Run a pass; what it says about the user's model is not wrapped, and other errors get its name.
+
+    Raises:
+        PassError: What a pass says about the model.
+        ModelError: A pass failed in another way.
+    """
     try:
         return pass_(model).model
     except ir.passes.PassError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause, failed = _first_cause(error)
         if isinstance(cause, PassError):
             raise cause from None
-        raise
+        reason = " ".join(str(cause).split())
+        raise ModelError(
+            f"Cannot use the model: {failed or type(pass_).__name__} failed on it with "
+            f"{type(cause).__name__}: {reason}. Export the model again at opset {OPSET}."
+        ) from error
+
+
+def _first_cause(error: ir.passes.PassError) -> tuple[BaseException, str]:
+    """What went wrong, and the name of the innermost pass that it went wrong in."""
+    cause: BaseException = error
+    name = ""
+    while cause.__cause__ is not None:
+        found = re.match(r"An error occurred when running the '<?([\w.]+)", str(cause))
+        name = found[1].rpartition(".")[2] if found else name
+        cause = cause.__cause__
+    return cause, name

@@ -7,7 +7,9 @@ __all__ = [
     "all_values",
     "array",
     "as_row",
+    "bypass",
     "float_attribute",
+    "gathered_names",
     "int_attribute",
     "is_activation",
     "is_canonical_gemm",
@@ -19,9 +21,11 @@ __all__ = [
     "replace_value",
     "set_array",
     "stamp",
+    "text_attribute",
     "unused_name",
 ]
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Collection, Iterator
@@ -32,6 +36,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+_NAMES = "mpqtool.names"
 
 
 def array(value: ir.Value | None) -> NDArray[Any] | None:
@@ -61,8 +67,19 @@ def add_initializer(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Val
 def own(
     graph: ir.Graph, value: ir.Value, numbers: NDArray[Any], *, users: Collection[ir.Node], copy: str
 ) -> ir.Value:
-    """The initializer with these numbers: edited if only ``users`` use it, else a copy called ``copy``."""
-    alone = set(value.consumers()) <= set(users)
+    """The initializer with these numbers: edited if one of ``users`` uses it, once, else a copy.
+
+    A node that takes the value twice, like ``Gemm(x, w, w)``, would get both changed.
+
+    Args:
+        graph: Where a copy goes.
+        value: The initializer.
+        numbers: What it is to hold.
+        users: The nodes that are changed, or go away, with it.
+        copy: Name of the copy.
+    """
+    uses = tuple(value.uses())
+    alone = len(uses) <= 1 and {use.node for use in uses} <= set(users)
     if alone and value.is_initializer() and not value.is_graph_output():
         set_array(value, numbers)
         return value
@@ -82,8 +99,25 @@ def as_row(numbers: NDArray[Any] | None, kernels: int, *, rank: int) -> NDArray[
 
 def unused_name(graph: ir.Graph, name: str) -> str:
     """``name``, or ``name_1``, ``name_2``, ... if a value of the graph has it already."""
-    taken = names(graph)
-    return next(candidate for candidate in numbered(name) if candidate not in taken)
+    gathered: set[str] | None = graph.meta.get(_NAMES)
+    taken = names(graph) if gathered is None else gathered
+    unused = next(candidate for candidate in numbered(name) if candidate not in taken)
+    if gathered is not None:
+        gathered.add(unused)
+    return unused
+
+
+@contextlib.contextmanager
+def gathered_names(graph: ir.Graph) -> Iterator[None]:
+    """Let ``unused_name`` look through the graph once in this block, and not for each new name.
+
+    Values that get a name in another way within the block are not seen.
+    """
+    graph.meta[_NAMES] = names(graph)
+    try:
+        yield
+    finally:
+        del graph.meta[_NAMES]
 
 
 def names(graph: ir.Graph) -> set[str]:
@@ -141,6 +175,24 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
     new.name = name
 
 
+def bypass(node: ir.Node) -> bool:
+    """Remove a node whose one result is its first input; False where a graph output keeps it in place.
+
+    It stays between a graph input, a constant or another graph output, and a graph output.
+    """
+    x, out = node.inputs[0], node.outputs[0]
+    assert x is not None  # callers have looked
+    if not out.is_graph_output():
+        out.replace_all_uses_with(x)
+    elif x.producer() is None or x.is_graph_output():
+        return False
+    else:
+        replace_value(out, x)
+    assert node.graph is not None  # callers iterate over one
+    node.graph.remove(node, safe=True)
+    return True
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
     attribute = node.attributes.get(name)
@@ -151,6 +203,12 @@ def float_attribute(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or its default."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_float()
+
+
+def text_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A text attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
 
 
 def stamp(node: ir.Node, pass_: ir.passes.PassBase) -> ir.Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["rows", "stored", "values"]
 
 import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -47,17 +48,20 @@ def stored(model: ir.Model) -> int:
     """Bytes of every initializer that holds or describes weights, each once."""
     held: dict[str, ir.Value] = {}
     for node in model.graph:
-        if metadata.WEIGHT in node.metadata_props:
-            value = node.inputs[3]
-        elif is_op(node, *cost.OPERATORS):
-            value = node.inputs[1]
-        else:
-            continue
-        unpack = value.producer() if value is not None else None
-        for source in (value,) if unpack is None else unpack.inputs:
-            if source is not None and source.is_initializer():
-                held[str(source.name)] = source
+        for value in _weights(node):
+            unpack = value.producer() if value is not None else None
+            for source in (value,) if unpack is None else unpack.inputs:
+                if source is not None and source.is_initializer():
+                    held[str(source.name)] = source
     return sum(numbers.nbytes for value in held.values() if (numbers := array(value)) is not None)
+
+
+def _weights(node: ir.Node) -> Sequence[ir.Value | None]:
+    if metadata.WEIGHT in node.metadata_props:
+        return node.inputs[3:4]
+    if is_op(node, *cost.OPERATORS):
+        return node.inputs[1:3] if is_op(node, *cost.RECURRENT) else node.inputs[1:2]
+    return ()
 
 
 def _integer_row(node: ir.Node) -> cost.Layer | None:

@@ -21,12 +21,15 @@ _HEAD = """# Operators that can be imported
 
 <!-- Made by `python tests/operators_page.py`; a test holds it against the importer and the suite. -->
 
-A network of these operators comes in as a `torch.fx.GraphModule` and can be trained. `normalize` first brings
-every file of opset 7 to 26 to opset 21; the schema versions are those that the importer itself takes.
+A network of these operators comes in as a `torch.fx.GraphModule` and can be trained. Files of opset 7 to 26
+are read, and first brought to opset 21: an operator that opset 21 does not have is written out in others, or
+refused (BitCast). The schema versions are those that the importer itself takes, from `import_graph`; those of
+opset 27 and 28 come from no file yet.
 
 Cases are the node cases of `onnx.backend.test` (onnx {version}), the standard's own suite, whose inputs and
-outputs are tensors of numbers. They are run against the importer alone, through its ONNX backend
-(`mpqtool.importer.backend`), and `pytest tests/importer/test_node_suite.py` runs them again.
+outputs are tensors of numbers; the expansion of an operator into others counts with it. They are run against
+the importer alone, through its ONNX backend (`mpqtool.importer.backend`), and
+`pytest tests/importer/test_node_suite.py` runs them again.
 
 **{operators} operators; {passed} of {cases} cases passed.** {others} of these are expansions of operators
 that have no handler of their own into operators that have one.

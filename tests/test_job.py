@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pathlib
 
 import numpy as np
@@ -9,9 +10,11 @@ from onnx_text import parse
 
 from mpqtool.crosscheck import check_normal_form
 from mpqtool.data import Split
-from mpqtool.errors import DataError, ModelError
-from mpqtool.job import _split
+from mpqtool.errors import DataError, ModelError, UnsupportedOpError
+from mpqtool.job import _split, prepare
+from mpqtool.options import QuantizeOptions
 from mpqtool.passes.pipelines import normalize
+from mpqtool.reporter import Reporter
 
 TEXT = "net (float[2,3] x) => (float[2,4] y) { y = MatMul (x, w) }"
 
@@ -60,3 +63,66 @@ def test_held_out_samples_are_none_of_those_learned_from(rng: np.random.Generato
     again, other = _split(split, seed=0)[1], _split(split, seed=1)[1]
     np.testing.assert_array_equal(again.inputs["x"], held_out.inputs["x"])
     assert not np.array_equal(other.inputs["x"], held_out.inputs["x"])
+
+
+def _prepared(tmp_path: pathlib.Path, text: str, weights: dict[str, np.ndarray], **arrays: np.ndarray) -> str:
+    """What is said when a run of this model is prepared."""
+    ir.save(parse(text, weights), tmp_path / "m.onnx")
+    if arrays:
+        np.savez(tmp_path / "m.npz", **arrays)
+    stream = io.StringIO()
+    prepare(tmp_path / "m.onnx", QuantizeOptions(), Reporter(stream=stream))
+    return stream.getvalue()
+
+
+def test_what_cannot_be_imported_is_named_before_what_cannot_be_quantized(tmp_path: pathlib.Path) -> None:
+    text = """net (float[n,3] x) => (float[n,4] y) {
+        a = com.microsoft.Magic(x)
+        b = com.microsoft.More(a)
+        y = MatMul(b, w)
+    }"""
+    with pytest.raises(UnsupportedOpError, match=r"(?s)Magic.*More"):
+        _prepared(tmp_path, text, {"w": np.ones((3, 4), np.float32)})
+
+
+def test_a_network_without_layers_is_refused_with_a_next_step(tmp_path: pathlib.Path) -> None:
+    text = "net (float[n,3] x) => (float[n,3] y) { y = Relu(x) }"
+    with pytest.raises(
+        ModelError, match=r"it has no convolution .* weights\. Give a network with Conv or Gemm"
+    ):
+        _prepared(tmp_path, text, {})
+
+
+_OPEN = """net (float[n,2,h,w] x) => (float[n,3] y) {
+    c = Conv(x, k)
+    l = LayerNormalization<axis=1>(c, scale)
+    u = ConvTranspose(l, t)
+    g = GlobalAveragePool(u)
+    y = Flatten(g)
+}"""
+
+
+def test_what_stays_float_and_the_sizes_that_count_are_said(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    weights = {
+        "k": rng.normal(size=(2, 2, 1, 1)),
+        "t": rng.normal(size=(2, 3, 1, 1)),
+        "scale": np.ones((2, 4, 4)),
+    }
+    said = _prepared(
+        tmp_path, _OPEN, weights, x=rng.normal(size=(20, 2, 4, 4)).astype(np.float32)
+    ).splitlines()
+    assert said[1].endswith("those of 'x' as it is in the data, 2x4x4")
+    assert (
+        "warning: 1 ConvTranspose layer with 60.0% of the MACs and 60.0% of the weights stay float: no "
+        in said[2]
+    )
+
+
+def test_a_network_that_becomes_integer_as_a_whole_needs_no_words(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    text = "net (float[n,3] x) => (float[n,4] y) { y = MatMul(x, w) }"
+    x = rng.normal(size=(20, 3)).astype(np.float32)
+    assert _prepared(tmp_path, text, {"w": rng.normal(size=(3, 4))}, x=x, x_test=x) == ""

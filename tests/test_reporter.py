@@ -43,6 +43,19 @@ def test_open_appends_and_drops_what_a_kill_left(tmp_path: pathlib.Path) -> None
     reporter.close()
 
 
+def test_a_warning_said_again_after_a_resume_is_logged_once(tmp_path: pathlib.Path) -> None:
+    for run in range(2):
+        reporter = Reporter(stream=io.StringIO())
+        reporter.warn("no labels")
+        reporter.warn(f"run {run}")
+        reporter.event("start", text="no labels")
+        reporter.open(tmp_path / "log.jsonl")
+        reporter.close()
+    kinds = [(event["event"], event["text"]) for event in _events(tmp_path / "log.jsonl")]
+    start = ("start", "no labels")
+    assert kinds == [("warning", "no labels"), ("warning", "run 0"), start, ("warning", "run 1"), start]
+
+
 def test_lines_without_a_terminal() -> None:
     stream = io.StringIO()
     reporter = Reporter(stream=stream)

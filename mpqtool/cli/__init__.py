@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["cli", "main"]
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ import rich_click as click
 from mpqtool.errors import OptionError, UnsupportedOpError, user_error
 
 _COMMANDS = ("quantize", "lower", "verify", "inspect", "export", "report", "doctor")
+_TALKATIVE = ("onnx_ir", "onnxscript")
+"""Libraries whose warnings, about steps of ours, would stand between the lines of a command."""
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -30,6 +33,8 @@ class _Group(click.RichGroup):
         return command
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.ERROR)
         extra["standalone_mode"] = False  # click's own would draw a box around errors, and exit 1 on Ctrl-C
         try:
             code = super().main(args, prog_name or "mpqtool", **extra)

@@ -33,17 +33,18 @@ from . import (  # noqa: F401  each enters its handlers into the registry
     reduction,
     regions,
     resize,
+    rotary_embedding,
     sampling,
     scatter,
     search,
     selection,
     shape,
     signal,
-    signal_windows,
     slicing,
     softmax,
     unary,
     unpooling,
+    window_functions,
 )
 from .graph import import_graph
 from .registry import supported

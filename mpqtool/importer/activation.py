@@ -7,6 +7,7 @@ __all__ = [
     "hard_sigmoid",
     "import_celu",
     "import_clip",
+    "import_clip_6",
     "import_elu",
     "import_gelu",
     "import_hard_sigmoid",
@@ -32,8 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attributes import one_of, single
 from .registry import leaf, register
-from .unsigned import from_ordered, in_order
+from .unsigned import as_float64, from_ordered, in_order
 
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
 
@@ -123,7 +125,7 @@ def selu(x: Tensor, alpha: float, gamma: float) -> Tensor:
 @register("Gelu", 20)
 def import_gelu(node: ir.Node, x: Tensor, *, approximate: str = "none") -> Tensor:
     """Import Gelu."""
-    return F.gelu(x, approximate=approximate)
+    return F.gelu(x, approximate=one_of(node, "approximate", approximate, ("none", "tanh")))
 
 
 @register("HardSigmoid", 6, 22)
@@ -147,7 +149,7 @@ def import_shrink(node: ir.Node, x: Tensor, *, bias: float = 0.0, lambd: float =
 @leaf
 def shrink(x: Tensor, bias: float, threshold: float) -> Tensor:
     """``x`` moved towards 0 by ``bias``, and 0 within ``threshold`` of 0."""
-    real = x if x.is_floating_point() else x.double()
+    real = as_float64(x)
     moved = torch.where(real < 0, real + bias, real - bias)
     return torch.where(real.abs() > threshold, moved, 0).to(x.dtype)
 
@@ -177,9 +179,10 @@ def swi_glu(gate: Tensor, x: Tensor, alpha: float) -> Tensor:
 
 
 @register("Clip", 6)
-def _import_clip_6(
+def import_clip_6(
     node: ir.Node, x: Tensor, *, min: float = -_LARGEST_FLOAT, max: float = _LARGEST_FLOAT
 ) -> Tensor:
+    """Import Clip as it was before opset 11."""
     low = None if min <= -_LARGEST_FLOAT else min  # a number that float16 has not
     return import_clip(node, x, low, None if max >= _LARGEST_FLOAT else max)
 
@@ -187,7 +190,7 @@ def _import_clip_6(
 @register("Clip", 11, 12, 13, known=("low", "high"))
 def import_clip(node: ir.Node, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Import Clip; a bound that is not given does not bound."""
-    low, high = (bound[0] if isinstance(bound, tuple) else bound for bound in (low, high))
+    low, high = single(low), single(high)
     return x if low is None and high is None else clip(x, low, high)
 
 

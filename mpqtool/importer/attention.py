@@ -1,8 +1,8 @@
-"""Attention, and the rotary embedding of what goes into it."""
+"""Attention."""
 
 from __future__ import annotations
 
-__all__ = ["attention", "import_attention", "import_rotary_embedding", "rotary_embedding"]
+__all__ = ["attention", "import_attention"]
 
 import functools
 import math
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .dtypes import torch_dtype
 from .registry import leaf, parts, register, unsupported
 
-_RAW, _CAPPED, _BIASED, _SOFTMAX = range(4)  # what qk_matmul_output_mode may ask for
+_PRECISIONS = (torch.float32, torch.float16, torch.float64, torch.bfloat16)
 
 
 @register("Attention", 23, 24, 25)
@@ -33,7 +33,7 @@ def import_attention(
     kv_num_heads: int | None = None,
     left_window_size: int = -1,
     q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = _RAW,
+    qk_matmul_output_mode: int = 0,
     right_window_size: int = -1,
     scale: float | None = None,
     softcap: float = 0.0,
@@ -42,14 +42,19 @@ def import_attention(
     """Import Attention.
 
     Raises:
-        UnsupportedOpError: ``softmax_precision`` is no type of floating point numbers, or there are past
-            keys without values.
+        UnsupportedOpError: ``softmax_precision`` is no type that a softmax can have, or there are past keys
+            without values, or values without keys.
     """
     if (past_key is None) != (past_value is None):
-        raise unsupported(node, "past_key and past_value belong together, and only one is given")
+        given, missing = ("past_key", "past_value") if past_value is None else ("past_value", "past_key")
+        raise unsupported(node, f"{given} is given without {missing}. Give both inputs, or neither")
     precision = None if softmax_precision is None else torch_dtype(softmax_precision)
-    if softmax_precision is not None and (precision is None or not precision.is_floating_point):
-        raise unsupported(node, f"softmax_precision={softmax_precision} is no floating point type")
+    if softmax_precision is not None and precision not in _PRECISIONS:
+        raise unsupported(
+            node,
+            f"softmax_precision={softmax_precision} is no floating point type. Set it to 1 (float), "
+            "10 (float16), 11 (double) or 16 (bfloat16), or leave it out",
+        )
     wants_scores = len(node.outputs) > 3 and bool(node.outputs[3].name)
     results = attention(
         q,
@@ -113,13 +118,17 @@ def attention(
         k, v = torch.cat((past_key, k), 2), torch.cat((past_value, v), 2)
     elif valid is not None:
         offset = valid.view(-1, 1, 1, 1) - q.shape[2]
-    scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
-    bias = _bias(q, k.shape[2], mask, valid, window, offset)
-    scores = None
-    if q.dtype.itemsize > 2 and bias is None and not softcap and precision is None and scores_mode is None:
-        y = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    stepwise = q.dtype.itemsize == 2 or softcap or precision not in (None, q.dtype) or scores_mode is not None
+    # torch's own causal form counts queries from the first key on
+    plain_causal = window == (True, -1, -1) and mask is None and valid is None and past_key is None
+    if plain_causal and not stepwise:
+        y, scores = _fused(q, k, v, None, scale, causal=True), None
     else:
-        y, scores = _attend(q, k, v, bias, scale, softcap, precision, scores_mode)
+        bias = _bias(q, k.shape[2], mask, valid, window, offset)
+        if stepwise:
+            y, scores = _attend(q, k, v, bias, scale, softcap, precision, scores_mode)
+        else:
+            y, scores = _fused(q, k, v, bias, scale), None
     return y.transpose(1, 2).flatten(2) if flat else y, k, v, scores
 
 
@@ -162,12 +171,31 @@ def _bias(
     return bias
 
 
+def _blind(bias: Tensor) -> Tensor:
+    """Which queries see no key. A softmax of nothing but -inf has no gradient, so they need their own way."""
+    return (bias == -math.inf).all(-1, keepdim=True)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None, causal: bool = False
+) -> Tensor:
+    """Attention in one kernel of torch. A query that sees no key gives zeros."""
+    blind = None
+    if bias is not None:
+        bias = bias[(None,) * (4 - bias.ndim)].to(q.dtype)  # at rank 3 torch takes a slower kernel
+        blind = _blind(bias)
+        bias = bias.masked_fill(blind, 0)
+    gqa = q.shape[1] != k.shape[1]
+    y = F.scaled_dot_product_attention(q, k, v, bias, is_causal=causal, scale=scale, enable_gqa=gqa)
+    return y if blind is None else y.masked_fill(blind, 0)
+
+
 def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     bias: Tensor | None,
-    scale: float,
+    scale: float | None,
     softcap: float,
     precision: torch.dtype | None,
     scores_mode: int | None,
@@ -177,67 +205,17 @@ def _attend(
     if dtype.itemsize == 2:
         q, k, v = q.float(), k.float(), v.float()
     k, v = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k, v))
-    raw = (q * scale) @ k.transpose(2, 3)
+    raw = (q * (1 / math.sqrt(q.shape[3]) if scale is None else scale)) @ k.transpose(2, 3)
     capped = softcap * torch.tanh(raw / softcap) if softcap else raw
     if bias is None:
         biased, logits, blind = capped, capped, None
     else:
-        blind = (bias == -math.inf).all(-1, keepdim=True)
+        blind = _blind(bias)
         biased = capped + bias
-        logits = torch.where(blind, 0, biased)  # a softmax of nothing but -inf has no gradient
+        logits = torch.where(blind, 0, biased)
     weights = torch.softmax(logits, -1, precision or logits.dtype)
     if blind is not None:
         weights = weights.masked_fill(blind, 0)
     weights = weights.to(q.dtype)
     scores = None if scores_mode is None else (raw, capped, biased, weights)[scores_mode].to(dtype)
     return (weights @ v).to(dtype), scores
-
-
-@register("RotaryEmbedding", 23)
-def import_rotary_embedding(
-    node: ir.Node,
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor | None = None,
-    *,
-    interleaved: int = 0,
-    num_heads: int = 0,
-    rotary_embedding_dim: int = 0,
-) -> Tensor:
-    """Import RotaryEmbedding; the tables of cosines and sines are not trained."""
-    return rotary_embedding(x, cos, sin, positions, bool(interleaved), num_heads, rotary_embedding_dim)
-
-
-@leaf
-def rotary_embedding(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor | None,
-    interleaved: bool,
-    heads: int,
-    rotated: int,
-) -> Tensor:
-    """Turn pairs of numbers by an angle that grows with the position (arXiv 2104.09864, eq. 34).
-
-    Args:
-        x: ``(batch, heads, sequence, size)``, or ``(batch, sequence, heads * size)``.
-        cos: ``(batch, sequence, rotated / 2)``, or ``(positions, rotated / 2)`` with ``positions``.
-        sin: The same.
-        positions: ``(batch, sequence)``, rows of the tables.
-        interleaved: Whether the pairs are neighbours, or from the two halves.
-        heads: Where ``x`` is of rank 3.
-        rotated: How many numbers of each head to turn, 0 for all.
-    """
-    heads_last = x.unflatten(2, (heads, -1)) if x.ndim == 3 else x.transpose(1, 2)
-    rotated = rotated or heads_last.shape[3]
-    turned, kept = heads_last[..., :rotated], heads_last[..., rotated:]
-    if positions is not None:
-        cos, sin = cos[positions], sin[positions]
-    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
-    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else turned.chunk(2, -1)
-    pair = (cos * a - sin * b, sin * a + cos * b)
-    turned = torch.stack(pair, -1).flatten(-2) if interleaved else torch.cat(pair, -1)
-    y = torch.cat((turned, kept), -1) if kept.shape[3] else turned
-    return y.flatten(2) if x.ndim == 3 else y.transpose(1, 2)

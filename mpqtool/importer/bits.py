@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["as_bits", "of_bits"]
+__all__ = ["UNSIGNED", "as_bits", "of_bits"]
 
 import torch
 from torch import Tensor
 
+UNSIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""The unsigned integers for which torch has few kernels, and the signed ones of the same width."""
+
 _SAME_WIDTH = {
-    torch.uint16: torch.int16,
-    torch.uint32: torch.int32,
-    torch.uint64: torch.int64,
+    **UNSIGNED,
     torch.float8_e4m3fn: torch.uint8,
     torch.float8_e4m3fnuz: torch.uint8,
     torch.float8_e5m2: torch.uint8,

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .attributes import one_of
 from .cast import declared, held, narrow
 from .registry import leaf, register, unsupported
 from .unsigned import as_int64
@@ -56,7 +57,7 @@ def bitwise_not(x: Tensor) -> Tensor:
 @register("BitShift", 11, 28)
 def import_bit_shift(node: ir.Node, x: Tensor, y: Tensor, *, direction: str) -> Tensor:
     """Import BitShift."""
-    return shift(x, y, direction == "LEFT")
+    return shift(x, y, one_of(node, "direction", direction, ("LEFT", "RIGHT")) == "LEFT")
 
 
 @leaf
@@ -86,7 +87,9 @@ def import_bit_cast(node: ir.Node, x: Tensor, *, to: int) -> Tensor:
     dtype = held(node, target, "output")
     if source and source.bitwidth != target.bitwidth:
         raise unsupported(
-            node, f"to={target.name} has {target.bitwidth} bits, and its input {source.bitwidth}"
+            node,
+            f"to={target.name} has {target.bitwidth} bits, allowed are types of {source.bitwidth}, as of its "
+            "input. Export the model again",
         )
     return narrow(x, target.bitwidth, dtype) if target.bitwidth < 8 else bit_cast(x, dtype)
 

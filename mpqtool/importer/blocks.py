@@ -12,13 +12,13 @@ from .registry import leaf, register, unsupported
 _MODES = ("DCR", "CRD")
 
 
-@register("DepthToSpace", 1, 11, 13, 28)
+@register("DepthToSpace", 1, 11, 13, 28, moved=("x",))
 def import_depth_to_space(node: ir.Node, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Import DepthToSpace."""
     return depth_to_space(x, blocksize, _channels_last(node, mode))
 
 
-@register("SpaceToDepth", 1, 13, 28)
+@register("SpaceToDepth", 1, 13, 28, moved=("x",))
 def import_space_to_depth(node: ir.Node, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Import SpaceToDepth."""
     return space_to_depth(x, blocksize, _channels_last(node, mode))

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .attributes import one_of
 from .dtypes import TORCH_DTYPES
 from .registry import leaf, register, unsupported
 
@@ -25,7 +26,7 @@ _LARGEST_TO_448 = 464.0
 """Halfway from 448, the largest float8_e4m3fn, to the next step, 480: what rounds to 448, as 448 is even."""
 
 
-@register("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
+@register("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, moved=("x",))
 def import_cast(node: ir.Node, x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Import Cast.
 
@@ -33,6 +34,7 @@ def import_cast(node: ir.Node, x: Tensor, *, to: int, saturate: int = 1, round_m
         UnsupportedOpError: Torch cannot hold one of the types.
     """
     declared(node, 0)  # refuses a type that torch lacks
+    one_of(node, "round_mode", round_mode, ("up", "down", "nearest"))
     return _cast(node, x, ir.DataType(to), bool(saturate), round_mode)
 
 
@@ -46,6 +48,7 @@ def import_cast_like(
         UnsupportedOpError: Torch cannot hold one of the types.
     """
     declared(node, 0)  # refuses a type that torch lacks
+    one_of(node, "round_mode", round_mode, ("up", "down", "nearest"))
     to = declared(node, 1)
     if to is None:
         return cast_like(x, target, bool(saturate), round_mode)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .registry import leaf, parts, register, unsupported
-
-_ACTIVATIONS = ("none", "silu", "swish")
+from .attributes import one_of
+from .registry import leaf, parts, register
 
 
 @register("CausalConvWithState", 27, learned=("weight", "bias"))
@@ -29,11 +28,8 @@ def import_causal_conv_with_state(
     Raises:
         UnsupportedOpError: The activation is none of the schema's.
     """
-    if activation not in _ACTIVATIONS:
-        raise unsupported(
-            node, f"activation={activation!r} is unknown, known are {', '.join(map(repr, _ACTIVATIONS))}"
-        )
-    return parts(causal_conv(x, weight, bias, past, activation != "none"), node)
+    silu = one_of(node, "activation", activation, ("none", "silu", "swish")) != "none"
+    return parts(causal_conv(x, weight, bias, past, silu), node)
 
 
 @leaf

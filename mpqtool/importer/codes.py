@@ -6,7 +6,7 @@ rounding as if it were not there.
 
 from __future__ import annotations
 
-__all__ = ["CODES", "code_range", "dequantize", "dynamic_quantize", "quantize"]
+__all__ = ["CARRIES_CODES", "CODES", "code_range", "dequantize", "dynamic_quantize", "quantize"]
 
 import onnx_ir as ir
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mpqtool.quantizers.rounding import round_ste
 
+from .broadcast import along
+from .cast import to_float8
 from .dtypes import TORCH_DTYPES
 from .registry import leaf
 
@@ -34,6 +36,22 @@ CODES = frozenset(
     }
 )
 """The types of codes that QuantizeLinear gives, as far as torch can hold them."""
+
+CARRIES_CODES = frozenset(
+    {
+        "Cast",
+        "Clip",
+        "ConvInteger",
+        "DequantizeLinear",
+        "MatMulInteger",
+        "Max",
+        "MaxPool",
+        "Min",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
+"""Operators that take codes carried as float32, beside those that only move them."""
 
 
 def code_range(dtype: ir.DataType) -> tuple[float, float]:
@@ -57,7 +75,7 @@ def quantize(
     axis: int,
     block_size: int,
     saturate: bool = True,
-    precision: torch.dtype | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """``clip(rint(x / scale) + zero_point)``.
 
@@ -71,23 +89,21 @@ def quantize(
         axis: Axis of the scales, or of the blocks.
         block_size: Entries of a block, 0 if there are none.
         saturate: Whether 8-bit floats have a largest number, or else NaN and infinity beyond.
-        precision: Type of the division, by default that of the scale.
+        precision: Type of the division.
 
     Returns:
         The codes as float32, of the shape of ``x``.
     """
     kind = ir.DataType(dtype)
     low, high = code_range(kind)
-    if precision is None:
-        precision = scale.dtype if scale.dtype in (torch.float16, torch.bfloat16) else torch.float32
-    real = x.to(precision) / _along(scale.to(precision), x, axis, block_size)
+    real = x.to(precision) / _broadcast(scale.to(precision), x, axis, block_size)
     if kind.is_floating_point():
         bounded = real.float().clamp(low, high) if saturate else real.float()
         codes: Tensor = _InFloat8.apply(bounded, TORCH_DTYPES[kind])  # type: ignore[no-untyped-call]  # torch's
         return codes
     codes = round_ste(real).float()
     if zero_point is not None:
-        codes = codes + _along(zero_point.float(), x, axis, block_size)
+        codes = codes + _broadcast(zero_point.float(), x, axis, block_size)
     return codes.clamp(low, high)
 
 
@@ -96,10 +112,7 @@ class _InFloat8(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: object, x: Tensor, dtype: torch.dtype) -> Tensor:
-        rounded = x.to(dtype).to(x.dtype)
-        if dtype == torch.float8_e4m3fn:  # torch saturates; from half a step above 448 ONNX gives NaN
-            return torch.where(x.abs() > 464, torch.nan, rounded)
-        return rounded
+        return to_float8(x, dtype, False).to(x.dtype)
 
     @staticmethod
     def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
@@ -128,8 +141,8 @@ def dequantize(
     dtype = dtype or scale.dtype
     if zero_point is not None:
         exact = torch.float32 if codes.is_floating_point() else torch.int32
-        codes = codes.to(exact) - _along(zero_point.to(exact), codes, axis, block_size)
-    return (codes.float() * _along(scale.float(), codes, axis, block_size)).to(dtype)
+        codes = codes.to(exact) - _broadcast(zero_point.to(exact), codes, axis, block_size)
+    return (codes.float() * _broadcast(scale.float(), codes, axis, block_size)).to(dtype)
 
 
 @leaf
@@ -145,7 +158,7 @@ def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return quantize(x, scale, zero_point, int(ir.DataType.UINT8), 1, 0), scale, zero_point
 
 
-def _along(numbers: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+def _broadcast(numbers: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
     """Scales or zero points in a shape that broadcasts to ``x``."""
     if block_size:
         return numbers.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
@@ -153,6 +166,4 @@ def _along(numbers: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
         return numbers
     if len(numbers) == 1:
         return numbers[0]
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return numbers.view(shape)
+    return along(numbers, axis, x.ndim)

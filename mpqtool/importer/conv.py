@@ -18,8 +18,9 @@ import onnx_ir as ir
 from torch import Tensor
 from torch.nn import functional as F
 
+from .broadcast import along
 from .registry import leaf, register, unsupported
-from .window import SAME, same_pads, spatial_attributes, torch_pads
+from .window import SAME, check_auto_pad, same_pads, spatial_attributes, split_pads, torch_pads
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -48,9 +49,9 @@ def import_conv(
         bias: ``(out_channels,)`` or None.
 
     Raises:
-        UnsupportedOpError: The spatial rank is not 1, 2 or 3.
+        UnsupportedOpError: The spatial rank is not 1, 2 or 3, or there is no such ``auto_pad``.
     """
-    rank = _spatial_rank(node, kernel_shape)
+    rank, auto_pad = _spatial_rank(node, kernel_shape), check_auto_pad(node, auto_pad)
     if rank is None or auto_pad in SAME:
         return any_conv(x, weight, bias, strides, pads, dilations, group, auto_pad)
     stride, pads, dilation = spatial_attributes(rank, strides, pads, dilations, auto_pad)
@@ -126,9 +127,9 @@ def import_conv_transpose(
     """Import ConvTranspose; ``weight`` is ``(in_channels, out_channels / group, *kernel)``.
 
     Raises:
-        UnsupportedOpError: The spatial rank is not 1, 2 or 3.
+        UnsupportedOpError: The spatial rank is not 1, 2 or 3, or there is no such ``auto_pad``.
     """
-    rank = _spatial_rank(node, kernel_shape)
+    rank, auto_pad = _spatial_rank(node, kernel_shape), check_auto_pad(node, auto_pad)
     if rank is None or output_shape is not None or auto_pad in SAME:
         return any_conv_transpose(
             x, weight, bias, strides, pads, output_padding, group, dilations, output_shape, auto_pad
@@ -197,14 +198,12 @@ def any_conv_transpose(
             for i in range(rank)
         ]
         missing = [max(-total, 0) for total in totals] if output_shape else missing
-        small = [max(total, 0) // 2 for total in totals]
-        large = [max(total, 0) - less for total, less in zip(totals, small, strict=True)]
-        pads = (*small, *large) if auto_pad == "SAME_UPPER" else (*large, *small)
+        pads = split_pads([max(total, 0) for total in totals], auto_pad)
     if not any(missing):
         return conv_transpose(x, weight, bias, stride, pads, output_padding, group, dilation)
     y = conv_transpose(x, weight, None, stride, pads, output_padding, group, dilation)
     y = F.pad(y, torch_pads((*[0] * rank, *missing)))
-    return y if bias is None else y + bias.view(-1, *[1] * rank)
+    return y if bias is None else y + along(bias, 1, rank + 2)
 
 
 def _spatial_rank(node: ir.Node, kernel_shape: tuple[int, ...] | None) -> int | None:
@@ -217,5 +216,7 @@ def _spatial_rank(node: ir.Node, kernel_shape: tuple[int, ...] | None) -> int | 
             return None
         rank = len(shapes[-1]) - 2
     if rank not in _CONV:
-        raise unsupported(node, f"its kernel has {rank} dimensions, and 1, 2 and 3 are handled")
+        raise unsupported(
+            node, f"its kernel has {rank} dimensions, allowed are 1, 2 and 3. Cut this part off the model"
+        )
     return rank

@@ -22,9 +22,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .dtypes import TORCH_DTYPES, tensor_from_array, torch_dtype
+from .cast import held
+from .dtypes import tensor_from_array, torch_dtype
 from .indexing import from_the_front
-from .registry import integers, leaf, register, unsupported
+from .registry import integers, leaf, register
 
 
 @register("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
@@ -44,8 +45,7 @@ def import_constant(
     """
     constant = ir.convenience.get_const_tensor(node.outputs[0])
     assert constant is not None, "get_const_tensor knows every attribute there is here"
-    if ir.DataType(constant.dtype) not in TORCH_DTYPES:
-        raise unsupported(node, f"its value is {constant.dtype.name}, which torch has no type for")
+    held(node, ir.DataType(constant.dtype), "value")
     return tensor_from_array(constant.numpy())
 
 
@@ -58,10 +58,7 @@ def import_constant_of_shape(node: ir.Node, shape: Any, *, value: ir.TensorProto
     """
     if value is None:
         return filled(shape, 0.0, torch.float32)
-    dtype = TORCH_DTYPES.get(ir.DataType(value.dtype))
-    if dtype is None:
-        raise unsupported(node, f"its value is {value.dtype.name}, which torch has no type for")
-    return filled(shape, value.numpy().item(), dtype)
+    return filled(shape, value.numpy().item(), held(node, ir.DataType(value.dtype), "value"))
 
 
 @leaf
@@ -99,10 +96,7 @@ def import_eye_like(node: ir.Node, x: Tensor, *, dtype: int | None = None, k: in
     Raises:
         UnsupportedOpError: Torch cannot hold ``dtype``.
     """
-    target = None if dtype is None else torch_dtype(dtype)
-    if dtype is not None and target is None:
-        raise unsupported(node, f"dtype={ir.DataType(dtype).name}, which torch has no type for")
-    return eye_like(x, target, k)
+    return eye_like(x, None if dtype is None else held(node, ir.DataType(dtype), "output"), k)
 
 
 @leaf

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .broadcast import along
 from .registry import leaf, register
 from .sampling import sample
 from .window import spatial_attributes
@@ -70,9 +71,8 @@ def deform_conv(
     places = []
     for axis in range(rank):
         start = torch.arange(result[axis], device=x.device) * stride[axis] - pads[axis]
-        start = start.view([-1 if other == axis else 1 for other in range(rank)])
-        tap = (taps[:, axis] * dilation[axis]).view(-1, *[1] * rank)
-        places.append(start + tap + offset[:, :, axis])
+        tap = taps[:, axis] * dilation[axis]
+        places.append(along(start, axis, rank) + along(tap, 0, rank + 1) + offset[:, :, axis])
     columns = sample(x.reshape(batch * offset_group, -1, *sizes), places, "linear", "zeros", True)
     columns = columns.view(batch, offset_group, -1, kernel.numel(), *result)
     if mask is not None:
@@ -80,4 +80,4 @@ def deform_conv(
     columns = columns.reshape(batch, group, weight[0].numel(), -1)
     y = torch.einsum("gok,bgkp->bgop", weight.reshape(group, -1, weight[0].numel()), columns)
     y = y.reshape(batch, -1, *result)
-    return y if bias is None else y + bias.view(-1, *[1] * rank)
+    return y if bias is None else y + along(bias, 1, rank + 2)

@@ -6,8 +6,8 @@ __all__ = [
     "all_kept",
     "dropout",
     "import_dropout",
-    "import_dropout_of_inference",
-    "import_dropout_with_float_mask",
+    "import_dropout_7",
+    "import_dropout_10",
 ]
 
 from typing import Any
@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .attributes import single
 from .registry import leaf, register
 
 
@@ -29,6 +30,7 @@ def import_dropout(
     seed: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Import Dropout. Torch's generator draws the mask, so a ``seed`` changes nothing."""
+    ratio, training_mode = single(ratio), single(training_mode)
     if training_mode is None or training_mode is False:
         return _kept(node, x, torch.bool)
     results = dropout(x, 0.5 if ratio is None else ratio, training_mode)
@@ -36,13 +38,13 @@ def import_dropout(
 
 
 @register("Dropout", 10)
-def import_dropout_of_inference(node: ir.Node, x: Tensor, *, ratio: float = 0.5) -> tuple[Tensor, ...]:
+def import_dropout_10(node: ir.Node, x: Tensor, *, ratio: float = 0.5) -> tuple[Tensor, ...]:
     """Import Dropout of before opset 12, which is for inference alone."""
     return _kept(node, x, torch.bool)
 
 
 @register("Dropout", 7)
-def import_dropout_with_float_mask(node: ir.Node, x: Tensor, *, ratio: float = 0.5) -> tuple[Tensor, ...]:
+def import_dropout_7(node: ir.Node, x: Tensor, *, ratio: float = 0.5) -> tuple[Tensor, ...]:
     """Import Dropout of before opset 10: the mask has the type of the input."""
     return _kept(node, x, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["import_graph"]
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, fx, nn
 
 from mpqtool.passes.errors import UnsupportedOpError
 
-from .codes import CODES
+from .codes import CARRIES_CODES, CODES
 from .dtypes import TORCH_DTYPES, tensor_from_array
+from .learning import learned_constants
 from .module import ImportedGraph
 from .registry import Handler, leaf, lookup, no_tensor, unsupported
 
@@ -38,8 +40,12 @@ def import_graph(model: ir.Model) -> fx.GraphModule:
         UnsupportedOpError: Operators that cannot be imported; the message lists them all.
     """
     opsets = {"" if domain == "ai.onnx" else domain: v for domain, v in model.graph.opset_imports.items()}
-    importer = _Importer()
     faults: list[str] = []
+    handlers: dict[ir.Node, Handler] = {}
+    for node in model.graph:
+        with contextlib.suppress(UnsupportedOpError):  # raised again in its turn
+            handlers[node] = lookup(node, opsets.get(node.domain, 0))
+    importer = _Importer(learned_constants(model.graph, handlers))
     for value in model.graph.inputs:
         if not value.is_initializer():
             try:
@@ -66,7 +72,8 @@ def _summary(faults: list[str]) -> str:
 class _Importer:
     """The torch graph as it grows; ``values`` has the proxy of every ONNX value so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, learned: set[ir.Value]) -> None:
+        self.learned = learned
         self.root = ImportedGraph()
         self.graph = fx.Graph()
         self.tracer = fx.proxy.GraphAppendingTracer(self.graph)
@@ -82,12 +89,12 @@ class _Importer:
         self._set(value, proxy, "Input")
         reason = no_tensor(value)
         if reason:
-            raise UnsupportedOpError(f"input {value.name!r}: it is {reason}")
+            raise UnsupportedOpError(f"input {value.name!r}: it is {reason}.")
 
     def add_node(self, node: ir.Node, opset: int) -> None:
         handler = lookup(node, opset)
         inputs = [self._input(node, index, handler) for index in range(len(node.inputs))]
-        result = handler.function(node, *inputs, **_attributes(node, handler))
+        result = handler(node, inputs, _attributes(node, handler))
         if isinstance(result, nn.Module):
             name = f"_{node.op_type.lower()}_{len(self.graph.nodes)}"
             self.root.add_module(name, result)
@@ -105,7 +112,7 @@ class _Importer:
         if not output.name:  # one that the node leaves out
             return
         if isinstance(result, Tensor):
-            attribute = self.root.add_initializer(output.name, result)
+            attribute = self.root.add_initializer(output.name, result, persistent=False)
             result = self.tracer.create_proxy("get_attr", attribute, (), {})
         self._set(output, result, op_type)
 
@@ -127,15 +134,16 @@ class _Importer:
             return None
         name = handler.input_name(index)
         if name is None:
-            raise unsupported(node, f"input {index} ({value.name!r}) is not handled")
+            count = len(node.inputs)
+            raise unsupported(node, f"it has {count} inputs, handled are {index}. Leave {value.name!r} out")
         constant = _constant(value)
         if name in handler.known and constant is not None:
             return _as_tuple(constant.numpy().tolist())
-        learned = name in handler.learned or (
-            name in handler.learned_arrays and constant is not None and constant.size > 1
-        )
         real = handler.real(value) if handler.real is not None and constant is not None else None
-        return self._value(value, learned=learned or real is not None, real=real)
+        proxy = self._value(value, learned=value in self.learned or real is not None, real=real)
+        if constant is None and value.dtype in CODES and not _takes_codes(node, name, handler):
+            proxy = in_type(proxy, TORCH_DTYPES[value.dtype])
+        return proxy
 
     def _output(self, value: ir.Value) -> fx.Proxy:
         """A graph output; codes, which may be carried as floats, in the type of the file."""
@@ -147,10 +155,9 @@ class _Importer:
     def _value(self, value: ir.Value, *, learned: bool, real: Tensor | None = None) -> fx.Proxy:
         name, constant = _name(value), _constant(value)
         if name not in self.values and constant is not None:
-            if ir.DataType(constant.dtype) not in TORCH_DTYPES:
-                raise UnsupportedOpError(
-                    f"constant {name!r}: it is {no_tensor(value) or constant.dtype.name}"
-                )
+            reason = no_tensor(value)
+            if reason:
+                raise UnsupportedOpError(f"constant {name!r}: it is {reason}.")
             tensor = tensor_from_array(constant.numpy()) if real is None else real
             attribute = self.root.add_initializer(name, tensor)
             self._set(value, self.tracer.create_proxy("get_attr", attribute, (), {}), "Initializer")
@@ -177,6 +184,11 @@ def in_type(codes: Any, dtype: torch.dtype) -> Any:
     return codes.to(dtype)
 
 
+def _takes_codes(node: ir.Node, name: str, handler: Handler) -> bool:
+    """Whether codes that are carried as floats are right here: elsewhere integers wrap, and truncate."""
+    return name in handler.moved or node.op_type in CARRIES_CODES
+
+
 def _constant(value: ir.Value) -> ir.TensorProtocol | None:
     """The tensor of an initializer, or of a Constant node."""
     return ir.convenience.get_const_tensor(value)
@@ -198,6 +210,8 @@ def _attributes(node: ir.Node, handler: Handler) -> dict[str, Any]:
     for name, attribute in node.attributes.items():
         value = attribute.value
         if name not in handler.attributes:
-            raise unsupported(node, f"attribute {name!r} (found {value!r}) is not handled")
+            allowed = ", ".join(sorted(handler.attributes)) or "none"
+            reason = f"attribute {name!r} (found {value!r}) is not handled, handled are {allowed}"
+            raise unsupported(node, f"{reason}. Export the model without it")
         values[name] = tuple(value) if isinstance(value, list) else value
     return values

@@ -26,7 +26,7 @@ def from_the_front(indices: Tensor, size: int) -> Tensor:
     return torch.where(indices < 0, indices + size, indices)
 
 
-@register("Gather", 1, 11, 13, learned=("data",))
+@register("Gather", 1, 11, 13, learned_arrays=("data",), moved=("data",))
 def import_gather(node: ir.Node, data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """Import Gather; constant data are a table of embeddings and learn."""
     return gather(data, indices, axis)
@@ -41,7 +41,7 @@ def gather(data: Tensor, indices: Tensor, axis: int) -> Tensor:
     return picked.reshape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :])
 
 
-@register("GatherElements", 11, 13, learned=("data",))
+@register("GatherElements", 11, 13, learned_arrays=("data",), moved=("data",))
 def import_gather_elements(node: ir.Node, data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """Import GatherElements."""
     return gather_elements(data, indices, axis)
@@ -53,7 +53,7 @@ def gather_elements(data: Tensor, indices: Tensor, axis: int) -> Tensor:
     return of_bits(as_bits(data).gather(axis, from_the_front(indices, data.shape[axis])), data.dtype)
 
 
-@register("GatherND", 11, 12, 13, learned=("data",))
+@register("GatherND", 11, 12, 13, learned_arrays=("data",), moved=("data",))
 def import_gather_nd(node: ir.Node, data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """Import GatherND."""
     return gather_nd(data, indices, batch_dims)

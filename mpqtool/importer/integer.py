@@ -7,6 +7,7 @@ beyond the int32 of ONNX, so that is what they are computed in.
 from __future__ import annotations
 
 __all__ = [
+    "Attributes",
     "conv_integer",
     "import_conv_integer",
     "import_matmul_integer",
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from mpqtool.quantizers.rounding import round_ste
 
+from .broadcast import along
 from .codes import code_range
 from .conv import any_conv
 from .registry import leaf, register, unsupported
+from .window import check_auto_pad
 
 Attributes = tuple[tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None, int, str]
 """Strides, pads, dilations, group and auto_pad, as ``any_conv`` takes them."""
@@ -48,7 +51,8 @@ def import_conv_integer(
     strides: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Import ConvInteger; the kernel is as large as its weight."""
-    return conv_integer(x, weight, x_zero_point, w_zero_point, (strides, pads, dilations, group, auto_pad))
+    attributes = (strides, pads, dilations, group, check_auto_pad(node, auto_pad))
+    return conv_integer(x, weight, x_zero_point, w_zero_point, attributes)
 
 
 @leaf
@@ -90,7 +94,7 @@ def import_qlinear_conv(
         y_scale,
         y_zero_point,
         bias,
-        (strides, pads, dilations, group, auto_pad),
+        (strides, pads, dilations, group, check_auto_pad(node, auto_pad)),
         _output_range(node),
     )
 
@@ -111,8 +115,7 @@ def qlinear_conv(
 ) -> Tensor:
     """Convolution of codes, requantized channel by channel; ``bias`` has the scale ``x_scale * w_scale``."""
     total = _convolve(x, weight, x_zero, w_zero, bias, attributes)
-    channels = (-1, *[1] * (x.ndim - 2))
-    scale = w_scale.reshape(channels) if w_scale.ndim else w_scale
+    scale = along(w_scale, 1, x.ndim) if w_scale.ndim else w_scale
     return requantize(total, x_scale, scale, y_scale, y_zero, bounds)
 
 
@@ -198,7 +201,7 @@ def _convolve(
     attributes: Attributes,
 ) -> Tensor:
     if w_zero is not None and w_zero.ndim:
-        w_zero = w_zero.reshape(-1, *[1] * (weight.ndim - 1))
+        w_zero = along(w_zero, 0, weight.ndim)
     bias = None if bias is None else bias.double()
     return any_conv(_centered(x, x_zero), _centered(weight, w_zero), bias, *attributes)
 
@@ -223,5 +226,7 @@ def _output_range(node: ir.Node) -> tuple[float, float]:
     dtype = (zero.dtype if zero is not None else None) or node.outputs[0].dtype
     if dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
         found = "not known" if dtype is None else dtype.name
-        raise unsupported(node, f"the type of its codes is {found}, handled are INT8 and UINT8")
+        raise unsupported(
+            node, f"the type of its codes is {found}, allowed are INT8 and UINT8. Export the model again"
+        )
     return code_range(dtype)

@@ -7,8 +7,14 @@ __all__ = ["Rule", "cubic_kernel", "resample"]
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .broadcast import along
+
+_TIE = 1e-6
+"""How far from the middle between two elements a place still is a tie: ONNX Runtime's."""
 
 
 class Rule(NamedTuple):
@@ -41,42 +47,45 @@ def resample(
         roi: Start and end of what ``tf_crop_and_resize`` takes, as parts of ``size - 1``.
     """
     size = x.shape[axis]
-    # ONNX Runtime computes in float32 too, and which element is nearest can hang on that.
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    at = torch.arange(new_size, dtype=dtype, device=x.device)
-    at = _coordinates(at, size, new_size, scale, rule.coordinate_transformation_mode, roi)
+    # In float32, as ONNX Runtime: which element is nearest can hang on that.
+    fine = x.dtype == torch.float64 and rule.mode != "nearest"
+    at = torch.arange(new_size, dtype=torch.float64 if fine else torch.float32, device=x.device)
+    at = _coordinates(at, size, scale, rule.coordinate_transformation_mode, roi)
     if rule.mode == "nearest":
         result = x.index_select(axis, _nearest(at, scale, rule.nearest_mode).clamp(0, size - 1))
     else:
         result = _interpolate(x, axis, at, scale, rule)
     if rule.coordinate_transformation_mode != "tf_crop_and_resize":
         return result
-    outside = _along((at < 0) | (at > size - 1), axis, x.ndim)
+    outside = along((at < 0) | (at > size - 1), axis, x.ndim)
     return torch.where(outside, rule.extrapolation_value, result)
 
 
-def _coordinates(
-    at: Tensor, size: int, new_size: int, scale: float, mode: str, roi: tuple[float, float]
-) -> Tensor:
-    """The place in the input of each place ``at`` in the result.
+def _coordinates(at: Tensor, size: int, scale: float, mode: str, roi: tuple[float, float]) -> Tensor:
+    """The place in the input of each place ``at`` in the result, in the order of ONNX Runtime's operations.
 
     Source: ONNX operator Resize, attribute ``coordinate_transformation_mode``.
     """
+    new_size = len(at)
+    scales = torch.full_like(at, scale)  # by a number, a GPU multiplies with its reciprocal
     if mode == "asymmetric":
-        return at / scale
+        return at / scales
     if mode == "tf_half_pixel_for_nn":
-        return (at + 0.5) / scale
+        return (at + 0.5) / scales
     if mode == "align_corners":
-        return at * (size - 1) / max(new_size - 1, 1)
+        return at * (size - 1) / torch.full_like(at, max(new_size - 1, 1))
     if mode == "tf_crop_and_resize":
-        start, end = roi
+        start, end = map(np.float32, roi)
         if new_size == 1:
-            return at + 0.5 * (start + end) * (size - 1)
-        return start * (size - 1) + at * (end - start) * (size - 1) / (new_size - 1)
+            return at + 0.5 * float(start + end) * (size - 1)
+        steps = at * float(end - start) * (size - 1) / torch.full_like(at, new_size - 1)
+        return float(start * (size - 1)) + steps
     if mode == "pytorch_half_pixel" and new_size == 1:
         return at
-    offset = size / 2 * (1 - new_size / (scale * size)) if mode == "half_pixel_symmetric" else 0.0
-    return offset + (at + 0.5) / scale - 0.5
+    if mode == "half_pixel_symmetric":  # partly in float64
+        offset = size / 2 * (1 - new_size / (np.float32(scale) * size))
+        return (float(offset) + (at.double() + 0.5) / scales - 0.5).to(at.dtype)
+    return (at + 0.5) / scales - 0.5
 
 
 def _nearest(at: Tensor, scale: float, mode: str) -> Tensor:
@@ -84,9 +93,9 @@ def _nearest(at: Tensor, scale: float, mode: str) -> Tensor:
     if mode == "ceil" or (mode == "simple" and scale < 1):
         below = at.ceil()
     elif mode == "round_prefer_floor":
-        below = below + (at - below > 0.5)
+        below = below + (at - below > 0.5 + _TIE)
     elif mode == "round_prefer_ceil":
-        below = below + (at - below >= 0.5)
+        below = below + (at - below >= 0.5 - _TIE)
     return below.long()
 
 
@@ -95,6 +104,8 @@ def _interpolate(x: Tensor, axis: int, at: Tensor, scale: float, rule: Rule) -> 
     size = x.shape[axis]
     squeeze = min(scale, 1.0) if rule.antialias else 1.0  # widens the kernel where the size shrinks
     reach = math.ceil((1 if rule.mode == "linear" else 2) / squeeze)
+    if rule.mode == "linear" and not (rule.exclude_outside or rule.antialias):
+        at = at.clamp(0, size - 1)  # the same, and exact: where integers are cut off, a rounding can count
     below = at.floor()
     neighbours = below + torch.arange(1 - reach, reach + 1, device=x.device).unsqueeze(1)
     distance = (neighbours - at).abs() * squeeze
@@ -107,7 +118,7 @@ def _interpolate(x: Tensor, axis: int, at: Tensor, scale: float, rule: Rule) -> 
         weights = weights / weights.sum(0)
     result = torch.zeros((), device=x.device)
     for index, weight in zip(neighbours.clamp(0, size - 1).long(), weights, strict=True):
-        result = result + x.index_select(axis, index) * _along(weight, axis, x.ndim)
+        result = result + x.index_select(axis, index) * along(weight, axis, x.ndim)
     return result
 
 
@@ -120,8 +131,3 @@ def cubic_kernel(distance: Tensor, a: float) -> Tensor:
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * a * distance - 4 * a
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
-
-
-def _along(row: Tensor, axis: int, rank: int) -> Tensor:
-    """The row as a tensor of that rank that lies along that axis."""
-    return row.view([-1 if other == axis else 1 for other in range(rank)])

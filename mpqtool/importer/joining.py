@@ -20,13 +20,13 @@ from torch import Tensor
 from .registry import integers, leaf, parts, register
 
 
-@register("Concat", 4, 11, 13)
+@register("Concat", 4, 11, 13, moved=("xs",))
 def import_concat(node: ir.Node, *xs: Tensor, axis: int) -> Tensor:
     """Import Concat."""
     return torch.cat(xs, axis)
 
 
-@register("Split", 13, 18, known=("split",))
+@register("Split", 13, 18, moved=("x",), known=("split",))
 def import_split(
     node: ir.Node,
     x: Tensor,
@@ -39,7 +39,7 @@ def import_split(
     return _split(node, x, split, axis)
 
 
-@register("Split", 2, 11)
+@register("Split", 2, 11, moved=("x",))
 def import_split_by_attribute(
     node: ir.Node, x: Tensor, *, axis: int = 0, split: tuple[int, ...] | None = None
 ) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from .registry import leaf, register
 from .unsigned import as_int64
 
 
-@register("Gemm", 7, 9, 11, 13, learned=("weight", "bias"))
+@register("Gemm", 7, 9, 11, 13, learned=("x", "weight", "bias"))
 def import_gemm(
     node: ir.Node,
     x: Tensor,

@@ -13,8 +13,10 @@ import onnx_ir as ir
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attributes import one_of
 from .registry import leaf, parts, register
 
+_REDUCTIONS = ("none", "mean", "sum")
 _NO_CLASS = -100  # torch's way to ignore nothing
 
 
@@ -29,6 +31,7 @@ def import_negative_log_likelihood_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Import NegativeLogLikelihoodLoss."""
+    one_of(node, "reduction", reduction, _REDUCTIONS)
     return negative_log_likelihood(
         x, target, weight, _NO_CLASS if ignore_index is None else ignore_index, reduction
     )
@@ -59,6 +62,7 @@ def import_softmax_cross_entropy_loss(
     reduction: str = "mean",
 ) -> tuple[Tensor, ...]:
     """Import SoftmaxCrossEntropyLoss."""
+    one_of(node, "reduction", reduction, _REDUCTIONS)
     results = softmax_cross_entropy(
         scores, labels, weights, _NO_CLASS if ignore_index is None else ignore_index, reduction
     )

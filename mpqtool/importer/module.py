@@ -25,11 +25,19 @@ class ImportedGraph(fx.GraphModule):
         super().__init__(nn.Module(), fx.Graph(), "ImportedGraph")
         self._names = {}
 
-    def add_initializer(self, name: str, tensor: Tensor) -> str:
-        """Add a buffer; return the attribute by which the graph reads it."""
+    def add_initializer(self, name: str, tensor: Tensor, *, persistent: bool = True) -> str:
+        """Add a buffer; return the attribute by which the graph reads it.
+
+        Args:
+            name: Any text.
+            tensor: Its value.
+            persistent: Whether it belongs to the state dictionary.
+        """
         attribute = f"initializer_{len(self._names)}"
         self._names[attribute] = name
         self._buffers[name] = tensor  # register_buffer takes no dots
+        if not persistent:
+            self._non_persistent_buffers_set.add(name)
         return attribute
 
     def make_parameter(self, name: str) -> None:
@@ -41,6 +49,12 @@ class ImportedGraph(fx.GraphModule):
 
     def __getattr__(self, name: str) -> Any:
         return super().__getattr__(self.__dict__.get("_names", {}).get(name, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_names", {}).values() and not isinstance(value, Tensor | None):
+            object.__setattr__(self, name, value)  # an attribute of the module, as ``training``
+        else:
+            super().__setattr__(name, value)
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """The parameter of that name."""

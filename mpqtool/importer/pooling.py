@@ -20,7 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .registry import leaf, parts, register, unsupported
-from .window import SAME, ceil_pads, same_pads, spatial_attributes, torch_pads, windows
+from .window import (
+    SAME,
+    ceil_pads,
+    check_auto_pad,
+    same_pads,
+    spatial_attributes,
+    torch_pads,
+    windows,
+)
 
 _MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -41,6 +49,7 @@ def import_max_pool(
 ) -> Tensor | tuple[Tensor, ...]:
     """Import MaxPool; ``storage_order`` is about the indices."""
     _check_rank(node, kernel_shape)
+    check_auto_pad(node, auto_pad)
     stride, pads, dilation = spatial_attributes(len(kernel_shape), strides, pads, dilations, auto_pad)
     arguments = (x, kernel_shape, stride, pads, dilation, bool(ceil_mode), auto_pad)
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
@@ -128,6 +137,7 @@ def import_average_pool(
 ) -> Tensor:
     """Import AveragePool."""
     _check_rank(node, kernel_shape)
+    check_auto_pad(node, auto_pad)
     stride, pads, dilation = spatial_attributes(len(kernel_shape), strides, pads, dilations, auto_pad)
     return average_pool(
         x, kernel_shape, stride, pads, bool(count_include_pad), dilation, bool(ceil_mode), auto_pad
@@ -190,6 +200,7 @@ def import_lp_pool(
     strides: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Import LpPool."""
+    check_auto_pad(node, auto_pad)
     stride, pads, dilation = spatial_attributes(len(kernel_shape), strides, pads, dilations, auto_pad)
     return lp_pool(x, kernel_shape, stride, pads, dilation, bool(ceil_mode), auto_pad, p)
 
@@ -220,7 +231,11 @@ def lp_pool(
 
 def _check_rank(node: ir.Node, kernel_shape: tuple[int, ...]) -> None:
     if len(kernel_shape) not in _MAX:
-        raise unsupported(node, f"kernel_shape={list(kernel_shape)}, and 1, 2 and 3 dimensions are handled")
+        raise unsupported(
+            node,
+            f"kernel_shape={list(kernel_shape)}, allowed are 1, 2 and 3 dimensions. Cut this part off the "
+            "model",
+        )
 
 
 def _torch_pads_so(pads: tuple[int, ...], kernel: tuple[int, ...]) -> bool:

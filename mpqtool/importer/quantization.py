@@ -12,8 +12,10 @@ __all__ = ["import_dequantize_linear", "import_dynamic_quantize_linear", "import
 from typing import Any
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
+from .cast import held
 from .codes import CODES, dequantize, dynamic_quantize, quantize
 from .dtypes import torch_dtype
 from .registry import parts, register, unsupported
@@ -36,7 +38,7 @@ def import_quantize_linear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    """Import QuantizeLinear.
+    """Import QuantizeLinear. It divides in float32 unless ``precision`` says other, as ONNX Runtime does.
 
     Raises:
         UnsupportedOpError: Torch cannot hold the codes, or their type is not known.
@@ -50,10 +52,12 @@ def import_quantize_linear(
     if dtype not in CODES:
         found = "not known" if dtype is None else dtype.name
         allowed = ", ".join(sorted(t.name for t in CODES))
-        raise unsupported(node, f"the type of its codes is {found}, handled are {allowed}")
+        raise unsupported(
+            node, f"the type of its codes is {found}, allowed are {allowed}. Export the model again"
+        )
     if _is_zero(zero_point):
         y_zero_point = None
-    divide_in = torch_dtype(precision) if precision else None
+    divide_in = held(node, ir.DataType(precision), "precision") if precision else torch.float32
     return quantize(x, y_scale, y_zero_point, int(dtype), axis, block_size, bool(saturate), divide_in)
 
 

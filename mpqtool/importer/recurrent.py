@@ -1,22 +1,35 @@
-"""LSTM, GRU and RNN, written out in plain torch: ONNX has forms that torch's own do not have."""
+"""LSTM, GRU and RNN: torch's own kernels, and for the forms these do not have a loop in plain torch."""
 
 from __future__ import annotations
 
-__all__ = ["gru", "import_gru", "import_lstm", "import_rnn", "lstm", "rnn"]
+__all__ = ["import_recurrent", "recurrent"]
+
+from collections.abc import Callable
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .recurrence import Activation, Cell, activation, initial_state, recur, resolve_activations
-from .registry import leaf, parts, register, unsupported
+from .attributes import one_of
+from .recurrence import Activation, gru_cell, lstm_cell, recur, resolve_activations, rnn_cell
+from .registry import leaf, parts, register
 
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+_FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+# Torch's kernel, and which of ONNX's gates are its gates: i, o, f, c there are i, f, c, o here, and
+# z, r, h there are r, z, h here.
+_KERNELS: dict[str, tuple[Callable[..., tuple[Tensor, ...]], tuple[int, ...]]] = {
+    "LSTM": (torch.lstm, (0, 2, 3, 1)),
+    "GRU": (torch.gru, (1, 0, 2)),
+    "RNN": (torch.rnn_tanh, (0,)),
+}
+_LEARNED = ("w", "r", "b", "p")
 
 
-@register("LSTM", 7, 14, 22, learned=("w", "r", "b", "p"))
-def import_lstm(
+@register("LSTM", 7, 14, 22, learned=_LEARNED)
+@register("GRU", 7, 14, 22, learned=_LEARNED)
+@register("RNN", 7, 14, 22, learned=_LEARNED)
+def import_recurrent(
     node: ir.Node,
     x: Tensor,
     w: Tensor,
@@ -29,227 +42,125 @@ def import_lstm(
     *,
     activation_alpha: tuple[float, ...] | None = None,
     activation_beta: tuple[float, ...] | None = None,
-    activations: tuple[str, ...] = ("Sigmoid", "Tanh", "Tanh"),
+    activations: tuple[str, ...] | None = None,
     clip: float | None = None,
     direction: str = "forward",
     hidden_size: int | None = None,
     input_forget: int = 0,
     layout: int = 0,
-) -> tuple[Tensor, ...]:
-    """Import LSTM; ``hidden_size`` is the last size of ``r``."""
-    functions = _activations(node, activations, activation_alpha, activation_beta, direction, 3)
-    results = lstm(
-        x, w, r, b, lengths, initial_h, initial_c, p, functions, clip, direction, bool(input_forget), layout
-    )
-    return parts(results, node)
-
-
-@leaf
-def lstm(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    lengths: Tensor | None,
-    initial_h: Tensor | None,
-    initial_c: Tensor | None,
-    p: Tensor | None,
-    functions: tuple[Activation, ...],
-    clip: float | None,
-    direction: str,
-    coupled: bool,
-    layout: int,
-) -> tuple[Tensor, ...]:
-    """ONNX LSTM: all outputs, the last output and the last cell state.
-
-    ``i, o, f, c = W x + R H + b`` are the gates, ``P`` the peepholes of the first three, and
-
-        ``i = f(i + P_i C)``, ``f = f(f + P_f C)`` or, coupled, ``1 - i``,
-        ``C' = f C + i g(c)``, ``o = f(o + P_o C')``, ``H' = o h(C')``.
-
-    Shape:
-        w: ``(directions, 4 * hidden, inputs)``.
-        r: ``(directions, 4 * hidden, hidden)``.
-        b: ``(directions, 8 * hidden)``, of W and then of R.
-        p: ``(directions, 3 * hidden)``.
-    """
-
-    def cell(index: int) -> Cell:
-        f, g, h = functions[3 * index : 3 * index + 3]
-        # What is clipped are the gates; ONNX Runtime does not take the cell state for the input of h.
-        gate, cell_in, cell_out = activation(f, clip), activation(g, clip), activation(h, None)
-        transposed = r[index].T
-        peep = None if p is None else p[index].chunk(3)
-
-        def step(gates: Tensor, hidden: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            i, o, f, new = torch.addmm(gates, hidden, transposed).chunk(4, 1)
-            if peep is not None:
-                i, f = i + peep[0] * c, f + peep[2] * c
-            i = gate(i)
-            c = (1 - i if coupled else gate(f)) * c + i * cell_in(new)
-            o = gate(o if peep is None else o + peep[1] * c)
-            return o * cell_out(c), c
-
-        return w[index], None if b is None else torch.add(*b[index].chunk(2)), step
-
-    initial = [initial_state(part, x, r, layout) for part in (initial_h, initial_c)]
-    return recur(x, [cell(i) for i in range(len(r))], initial, lengths, direction == "reverse", layout)
-
-
-@register("GRU", 7, 14, 22, learned=("w", "r", "b"))
-def import_gru(
-    node: ir.Node,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    lengths: Tensor | None = None,
-    initial_h: Tensor | None = None,
-    *,
-    activation_alpha: tuple[float, ...] | None = None,
-    activation_beta: tuple[float, ...] | None = None,
-    activations: tuple[str, ...] = ("Sigmoid", "Tanh"),
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:
-    """Import GRU; ``hidden_size`` is the last size of ``r``."""
-    functions = _activations(node, activations, activation_alpha, activation_beta, direction, 2)
-    results = gru(
-        x, w, r, b, lengths, initial_h, functions, clip, direction, bool(linear_before_reset), layout
-    )
-    return parts(results, node)
+    """Import LSTM, GRU or RNN; some inputs and attributes are only of one of them.
 
-
-@leaf
-def gru(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    lengths: Tensor | None,
-    initial_h: Tensor | None,
-    functions: tuple[Activation, ...],
-    clip: float | None,
-    direction: str,
-    linear_first: bool,
-    layout: int,
-) -> tuple[Tensor, ...]:
-    """ONNX GRU: all outputs and the last one.
-
-    ``z = f(W_z x + R_z H)`` and ``r = f(W_r x + R_r H)`` with their biases, and
-
-        ``h = g(W_h x + R_h (r H) + b)`` or, linear first, ``g(W_h x + b_W + r (R_h H + b_R))``,
-        ``H' = (1 - z) h + z H``.
-
-    Shape:
-        w: ``(directions, 3 * hidden, inputs)``.
-        r: ``(directions, 3 * hidden, hidden)``.
-        b: ``(directions, 6 * hidden)``, of W and then of R.
-    """
-    size = r.shape[-1]
-
-    def cell(index: int) -> Cell:
-        gate, candidate = (activation(which, clip) for which in functions[2 * index : 2 * index + 2])
-        of_gates, of_candidate = r[index].split((2 * size, size))
-        bias, inner = None, None
-        if b is not None:
-            bias, of_r = b[index].chunk(2)
-            if linear_first:  # the candidate's part of it is not added to the input, but further in
-                of_r, inner = F.pad(of_r[: 2 * size], (0, size)), of_r[2 * size :]
-            bias = bias + of_r
-
-        def step(gates: Tensor, hidden: Tensor) -> tuple[Tensor]:
-            x_gates, x_candidate = gates.split((2 * size, size), 1)
-            z, reset = gate(x_gates + F.linear(hidden, of_gates)).chunk(2, 1)
-            if linear_first:
-                new = candidate(x_candidate + reset * F.linear(hidden, of_candidate, inner))
-            else:
-                new = candidate(x_candidate + F.linear(reset * hidden, of_candidate))
-            return ((1 - z) * new + z * hidden,)
-
-        return w[index], bias, step
-
-    initial = [initial_state(initial_h, x, r, layout)]
-    return recur(x, [cell(i) for i in range(len(r))], initial, lengths, direction == "reverse", layout)
-
-
-@register("RNN", 7, 14, 22, learned=("w", "r", "b"))
-def import_rnn(
-    node: ir.Node,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    lengths: Tensor | None = None,
-    initial_h: Tensor | None = None,
-    *,
-    activation_alpha: tuple[float, ...] | None = None,
-    activation_beta: tuple[float, ...] | None = None,
-    activations: tuple[str, ...] = ("Tanh",),
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
-) -> tuple[Tensor, ...]:
-    """Import RNN; ``hidden_size`` is the last size of ``r``."""
-    if direction != "bidirectional":  # the schema's default has two functions in any case
-        activations = activations[:1]
-    functions = _activations(node, activations, activation_alpha, activation_beta, direction, 1)
-    return parts(rnn(x, w, r, b, lengths, initial_h, functions, clip, direction, layout), node)
-
-
-@leaf
-def rnn(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    lengths: Tensor | None,
-    initial_h: Tensor | None,
-    functions: tuple[Activation, ...],
-    clip: float | None,
-    direction: str,
-    layout: int,
-) -> tuple[Tensor, ...]:
-    """ONNX RNN, ``H' = f(W x + R H + b)``: all outputs and the last one.
-
-    Shape:
-        w: ``(directions, hidden, inputs)``.
-        r: ``(directions, hidden, hidden)``.
-        b: ``(directions, 2 * hidden)``, of W and then of R.
-    """
-
-    def cell(index: int) -> Cell:
-        function = activation(functions[index], clip)
-        transposed = r[index].T
-
-        def step(gates: Tensor, hidden: Tensor) -> tuple[Tensor]:
-            return (function(torch.addmm(gates, hidden, transposed)),)
-
-        return w[index], None if b is None else torch.add(*b[index].chunk(2)), step
-
-    initial = [initial_state(initial_h, x, r, layout)]
-    return recur(x, [cell(i) for i in range(len(r))], initial, lengths, direction == "reverse", layout)
-
-
-def _activations(
-    node: ir.Node,
-    names: tuple[str, ...],
-    alphas: tuple[float, ...] | None,
-    betas: tuple[float, ...] | None,
-    direction: str,
-    each: int,
-) -> tuple[Activation, ...]:
-    """The functions of all directions; those of the schema's default are the same in both.
+    ``hidden_size`` is the last size of ``r``.
 
     Raises:
         UnsupportedOpError: The direction is unknown, or see ``resolve_activations``.
     """
-    if direction not in _DIRECTIONS:
-        raise unsupported(node, f"direction={direction!r} is unknown, known are {', '.join(_DIRECTIONS)}")
-    if "activations" not in node.attributes:
-        names = names * _DIRECTIONS[direction]
-    return resolve_activations(node, names, alphas, betas, each * _DIRECTIONS[direction])
+    one_of(node, "direction", direction, _DIRECTIONS)
+    defaults = _FUNCTIONS[node.op_type] * _DIRECTIONS[direction]
+    if activations is None:
+        activations = defaults
+    elif node.op_type == "RNN" and direction != "bidirectional":
+        activations = activations[:1]  # the schema's own default has two functions in any case
+    functions = resolve_activations(node, activations, activation_alpha, activation_beta, len(defaults))
+    special = bool(linear_before_reset if node.op_type == "GRU" else input_forget)
+    initial = (initial_h, initial_c) if node.op_type == "LSTM" else (initial_h,)
+    results = recurrent(
+        node.op_type, x, w, r, b, lengths, initial, p, functions, clip, direction, special, layout
+    )
+    return parts(results, node)
+
+
+@leaf
+def recurrent(
+    op: str,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    lengths: Tensor | None,
+    initial: tuple[Tensor | None, ...],
+    p: Tensor | None,
+    functions: tuple[Activation, ...],
+    clip: float | None,
+    direction: str,
+    special: bool,
+    layout: int,
+) -> tuple[Tensor, ...]:
+    """Run an ONNX LSTM, GRU or RNN over a sequence.
+
+    Args:
+        op: Which one.
+        x: ``(time, batch, inputs)``; with ``layout`` 1 ``(batch, time, inputs)``.
+        w: ``(directions, gates * hidden, inputs)``, of 4 gates for LSTM, 3 for GRU, 1 for RNN.
+        r: ``(directions, gates * hidden, hidden)``.
+        b: ``(directions, 2 * gates * hidden)``, of ``w`` and then of ``r``.
+        lengths: How many steps each sequence of the batch has, or None for all.
+        initial: The parts of the state, ``(directions, batch, hidden)``, None for zeros; with ``layout`` 1
+            ``(batch, directions, hidden)``.
+        p: Peepholes of an LSTM, ``(directions, 3 * hidden)``.
+        functions: Activation functions of all directions.
+        clip: Bound of what goes into these.
+        direction: ``forward``, ``reverse`` or ``bidirectional``.
+        special: ``input_forget`` of LSTM and ``linear_before_reset`` of GRU.
+        layout: 0 or 1.
+
+    Returns:
+        The output of every time, ``(time, directions, batch, hidden)``, zero after the end of a
+        sequence, and the parts of the last state, ``(directions, batch, hidden)``. With ``layout`` 1
+        ``(batch, time, directions, hidden)`` and ``(batch, directions, hidden)``.
+    """
+    x = x.transpose(0, 1) if layout else x
+    zeros = x.new_zeros(len(r), x.shape[1], r.shape[2])
+    state = [zeros if part is None else part.transpose(0, 1) if layout else part for part in initial]
+    usual = tuple((name.lower(), 0.0, 0.0) for name in _FUNCTIONS[op]) * len(r)
+    has_form = special if op == "GRU" else not special  # a torch.nn.GRU is linear before the reset
+    if has_form and functions == usual and p is None and clip is None and lengths is None:
+        y, *last = _fused(op, x, w, r, b, state, direction == "reverse")
+    else:
+        each = len(functions) // len(r)
+        cells = []
+        for i in range(len(r)):
+            weights, own = (w[i], r[i], None if b is None else b[i]), functions[i * each : (i + 1) * each]
+            match op:
+                case "LSTM":
+                    cells.append(lstm_cell(*weights, None if p is None else p[i], own, clip, special))
+                case "GRU":
+                    cells.append(gru_cell(*weights, own, clip, special))
+                case _:
+                    cells.append(rnn_cell(*weights, own, clip))
+        y, *last = recur(x, cells, state, lengths, direction == "reverse")
+    if layout:
+        return y.permute(2, 0, 1, 3), *(part.transpose(0, 1) for part in last)
+    return y, *last
+
+
+def _fused(
+    op: str, x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, state: list[Tensor], reverse: bool
+) -> tuple[Tensor, ...]:
+    """Run torch's own kernel, which is several times as fast as the loop."""
+    kernel, gates = _KERNELS[op]
+    matrices = [part for pair in zip(w, r, strict=True) for part in pair]
+    vectors = [] if b is None else [part for both in b for part in both.chunk(2)]
+    given = [*matrices, *vectors]
+    chunks = [part.chunk(len(gates)) for part in given]
+    # One behind the other in memory, as cuDNN wants its weights: it would copy them once more.
+    flat = torch.cat([of_part[gate].flatten() for of_part in chunks for gate in gates])
+    pieces = flat.split([part.numel() for part in given])
+    ready = [piece.view_as(part) for piece, part in zip(pieces, given, strict=True)]
+    matrices, vectors = ready[: len(matrices)], ready[len(matrices) :]
+    state = [part.contiguous() for part in state]  # another demand of cuDNN
+    results = kernel(
+        x.flip(0) if reverse else x,
+        state if op == "LSTM" else state[0],
+        [part for i in range(0, 2 * len(r), 2) for part in (*matrices[i : i + 2], *vectors[i : i + 2])],
+        b is not None,
+        1,  # layer
+        0.0,  # dropout
+        torch.is_grad_enabled(),
+        len(r) == 2,
+        False,  # the batch is not first
+    )
+    y = results[0].unflatten(2, (len(r), -1)).transpose(1, 2)
+    return y.flip(0) if reverse else y, *results[1:]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .registry import integers, leaf, register
-from .unsigned import as_int64, from_ordered, in_order
+from .unsigned import as_float64, as_int64, from_ordered, in_order
 
 _Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
 
@@ -123,30 +123,26 @@ def reduce_l1(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
 @_reduction("ReduceL2", attribute=(1, 11, 13), tensor=(18,))
 def reduce_l2(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """Square root of the sum of squares; its gradient at 0 is 0."""
-    norm: Tensor = torch.linalg.vector_norm(_real(x), 2, axes, keepdims)
+    norm: Tensor = torch.linalg.vector_norm(as_float64(x), 2, axes, keepdims)
     return norm.to(x.dtype)
 
 
 @_reduction("ReduceLogSum", attribute=(1, 11, 13), tensor=(18, 28))
 def reduce_log_sum(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """Logarithm of the sum."""
-    return torch.log(torch.sum(_real(x), axes, keepdims)).to(x.dtype)
+    return torch.log(torch.sum(as_float64(x), axes, keepdims)).to(x.dtype)
 
 
 @_reduction("ReduceLogSumExp", attribute=(1, 11, 13), tensor=(18, 28))
 def reduce_log_sum_exp(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """Logarithm of the sum of exponentials."""
-    return torch.logsumexp(_real(x), axes, keepdims).to(x.dtype)
+    return torch.logsumexp(as_float64(x), axes, keepdims).to(x.dtype)
 
 
 @_reduction("ReduceSumSquare", attribute=(1, 11, 13), tensor=(18,))
 def reduce_sum_square(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """Sum of squares."""
     return torch.sum(as_int64(x).square(), axes, keepdims).to(x.dtype)
-
-
-def _real(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.float64)
 
 
 def _empty(x: Tensor, axes: tuple[int, ...], keepdims: bool, infinity: float) -> Tensor:

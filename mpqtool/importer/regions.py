@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["import_max_roi_pool", "import_roi_align", "max_roi_pool", "roi_align"]
+__all__ = ["import_max_roi_pool", "import_roi_align", "import_roi_align_10", "max_roi_pool", "roi_align"]
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attributes import one_of
 from .registry import leaf, register
+
+_MODES = ("avg", "max")
+_COORDINATES = ("half_pixel", "output_half_pixel")
 
 
 @register("RoiAlign", 16, 22)
@@ -30,6 +34,8 @@ def import_roi_align(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     """Import RoiAlign."""
+    mode = one_of(node, "mode", mode, _MODES)
+    one_of(node, "coordinate_transformation_mode", coordinate_transformation_mode, _COORDINATES)
     half_pixel = coordinate_transformation_mode == "half_pixel"
     size = (output_height, output_width)
     return roi_align(x, rois, batch_indices, size, mode, sampling_ratio, spatial_scale, half_pixel)
@@ -49,7 +55,7 @@ def import_roi_align_10(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     """Import RoiAlign of opsets 10 to 15, which does not shift by half a pixel."""
-    size = (output_height, output_width)
+    mode, size = one_of(node, "mode", mode, _MODES), (output_height, output_width)
     return roi_align(x, rois, batch_indices, size, mode, sampling_ratio, spatial_scale, False)
 
 

@@ -26,6 +26,8 @@ from torch import Tensor, fx
 
 from mpqtool.passes.errors import UnsupportedOpError
 
+from .dtypes import TORCH_DTYPES
+
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,8 +44,10 @@ class Handler:
 
     Attributes:
         function: The handler.
-        learned: Inputs whose constants are parameters, to be trained.
-        learned_arrays: The same, unless the constant is a single number: then it belongs to a formula.
+        learned: Inputs whose constants are the weights of a layer.
+        learned_arrays: Inputs whose constants may be weights; see ``learning`` for when they are.
+        moved: Inputs whose numbers are only moved, so that what they are holds for the outputs too:
+            weights, and codes.
         known: Inputs that steer the operator, as the shape of a Reshape. Where they are constants the
             handler gets a Python number, or a tuple of them, and else a proxy; see ``integers``.
         real: Gives what a constant stands for, or None. In its place that is what the handler gets, as
@@ -53,12 +57,29 @@ class Handler:
     function: Callable[..., Any]
     learned: frozenset[str] = frozenset()
     learned_arrays: frozenset[str] = frozenset()
+    moved: frozenset[str] = frozenset()
     known: frozenset[str] = frozenset()
     real: Callable[[ir.Value], Tensor | None] | None = None
 
     @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @property
     def _parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self.function).parameters.values())[1:]
+        return list(self._signature.parameters.values())[1:]
+
+    def __call__(self, node: ir.Node, inputs: list[Any], attributes: dict[str, Any]) -> Any:
+        """What the operator computes.
+
+        Raises:
+            UnsupportedOpError: The node lacks an input or attribute that its operator must have.
+        """
+        try:
+            self._signature.bind(node, *inputs, **attributes)
+        except TypeError as error:
+            raise unsupported(node, f"it breaks its schema: {error}. Export the model again") from None
+        return self.function(node, *inputs, **attributes)
 
     def input_name(self, index: int) -> str | None:
         """The parameter that takes input ``index``; None if there is none."""
@@ -85,6 +106,7 @@ def register(
     domain: str = "",
     learned: tuple[str, ...] = (),
     learned_arrays: tuple[str, ...] = (),
+    moved: tuple[str, ...] = (),
     known: tuple[str, ...] = (),
     real: Callable[[ir.Value], Tensor | None] | None = None,
 ) -> Callable[[F], F]:
@@ -94,14 +116,22 @@ def register(
         op_type: The operator.
         since_versions: Its schema versions.
         domain: Its domain, "" for ai.onnx.
-        learned: See ``Handler``; so are the next two.
-        learned_arrays: Inputs that learn unless they are a single number.
+        learned: See ``Handler``, as for the others.
+        learned_arrays: Inputs whose constants may be weights.
+        moved: Inputs whose numbers are only moved.
         known: Inputs whose constants are Python numbers.
-        real: See ``Handler``.
+        real: What a constant in codes stands for.
     """
 
     def enter(function: F) -> F:
-        handler = Handler(function, frozenset(learned), frozenset(learned_arrays), frozenset(known), real)
+        handler = Handler(
+            function,
+            frozenset(learned),
+            frozenset(learned_arrays),
+            frozenset(moved),
+            frozenset(known),
+            real,
+        )
         for version in since_versions:
             assert (domain, op_type, version) not in _HANDLERS, (op_type, version)
             _HANDLERS[domain, op_type, version] = handler
@@ -136,8 +166,10 @@ def _why_not(node: ir.Node) -> str:
     domains = {domain for domain, _, _ in _HANDLERS}
     versions = sorted(v for domain, op, v in _HANDLERS if (domain, op) == (node.domain, node.op_type))
     kinds = [reason for value in (*node.inputs, *node.outputs) if value and (reason := no_tensor(value))]
+    if node.op_type == "If" and node.domain == "":
+        return "branches by the data. Export the model with one branch, or cut this part off"
     if any(attribute.type is ir.AttributeType.GRAPH for attribute in node.attributes.values()):
-        return "is control flow that depends on the data. Export the model with that branch or count fixed"
+        return "is a loop, and loops are not unrolled. Export the model with it unrolled, or cut it off"
     if node.domain not in domains:
         return (
             f"is not handled, nor is anything of the domain {node.domain!r}. Export the model with operators "
@@ -154,10 +186,14 @@ def _why_not(node: ir.Node) -> str:
 
 
 def no_tensor(value: ir.Value) -> str | None:
-    """What a value is, if it is not a tensor of numbers, and the way out."""
-    kind = "text" if value.dtype is ir.DataType.STRING else None
+    """What a value is, if it is not a tensor that torch can hold, and the way out."""
+    kind = None
     if isinstance(value.type, ir.SequenceType | ir.OptionalType):
         kind = "a sequence" if isinstance(value.type, ir.SequenceType) else "an optional"
+    elif value.dtype is ir.DataType.STRING:
+        kind = "text"
+    elif value.dtype is not None and value.dtype not in TORCH_DTYPES:
+        return f"{value.dtype.name}, which torch cannot hold. Export the model with another type"
     return kind and f"{kind}, and only tensors of numbers are handled. Cut this part off the model"
 
 

@@ -8,16 +8,28 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attributes import one_of
 from .interpolation import Rule, resample
 from .registry import integers, leaf, register
 
-_FIRST = Rule(coordinate_transformation_mode="asymmetric", nearest_mode="simple")
-"""What Resize was before its attributes, and Upsample. The standard said nothing, this is ONNX Runtime's."""
+_MODES = ("nearest", "linear", "cubic")
+_COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
+_NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+_POLICIES = ("stretch", "not_larger", "not_smaller")
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}  # torch's names, by rank of the tensor
 _HALF_PIXEL = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
 
@@ -42,14 +54,15 @@ def import_resize(
 ) -> Tensor:
     """Import Resize; ``scales`` and ``sizes`` may be computed, one of them is absent or empty."""
     rule = Rule(
-        mode,
-        coordinate_transformation_mode,
-        nearest_mode,
+        one_of(node, "mode", mode, _MODES),
+        one_of(node, "coordinate_transformation_mode", coordinate_transformation_mode, _COORDINATES),
+        one_of(node, "nearest_mode", nearest_mode, _NEAREST),
         cubic_coeff_a,
         bool(exclude_outside),
         extrapolation_value,
         bool(antialias),
     )
+    one_of(node, "keep_aspect_ratio_policy", keep_aspect_ratio_policy, _POLICIES)
     crops = coordinate_transformation_mode == "tf_crop_and_resize"
     return resize(x, scales, sizes, rule, roi if crops else None, axes, keep_aspect_ratio_policy)
 
@@ -57,13 +70,13 @@ def import_resize(
 @register("Resize", 10, known=("scales",))
 def import_resize_10(node: ir.Node, x: Tensor, scales: Any, *, mode: str = "nearest") -> Tensor:
     """Import Resize of opset 10."""
-    return resize(x, scales, None, _FIRST._replace(mode=mode))
+    return resize(x, scales, None, _first(node, mode))
 
 
 @register("Upsample", 9, known=("scales",))
 def import_upsample(node: ir.Node, x: Tensor, scales: Any, *, mode: str = "nearest") -> Tensor:
     """Import Upsample of opset 9."""
-    return resize(x, scales, None, _FIRST._replace(mode=mode))
+    return resize(x, scales, None, _first(node, mode))
 
 
 @register("Upsample", 7)
@@ -71,7 +84,13 @@ def import_upsample_7(
     node: ir.Node, x: Tensor, *, mode: str = "nearest", scales: tuple[float, ...]
 ) -> Tensor:
     """Import Upsample of opsets 7 and 8."""
-    return resize(x, scales, None, _FIRST._replace(mode=mode))
+    return resize(x, scales, None, _first(node, mode))
+
+
+def _first(node: ir.Node, mode: str) -> Rule:
+    """What Upsample is, and Resize before its attributes: ONNX Runtime's, for the standard was silent."""
+    mode = one_of(node, "mode", mode, ("nearest", "linear"))
+    return Rule(mode, coordinate_transformation_mode="asymmetric", nearest_mode="simple")
 
 
 @leaf
@@ -85,6 +104,11 @@ def resize(
     policy: str = "stretch",
 ) -> Tensor:
     """Resize one axis after the other: interpolation along several axes is a product.
+
+    What the standard leaves open is as in ONNX Runtime: integers lose their fractions (if antialiased, they
+    are rounded after each axis), and a tensor that keeps its size stays as it is. Where a sum is within a
+    rounding of a whole number, or if antialiased of a half, an integer can still differ by 1. ONNX Runtime
+    has no plain cubic of integers, and clips antialiased int8 to 0 and 255, as if it were unsigned.
 
     Args:
         x: Any shape and type.
@@ -109,6 +133,8 @@ def resize(
     whole = list(x.shape)
     for axis, size in zip(axes, new, strict=True):
         whole[axis] = size
+    if whole == list(x.shape) and roi is None:  # whatever the scales are
+        return x
     options = _torch_mode(x, whole, rule) if exact else None
     if options is not None:
         return F.interpolate(x, whole[2:], **options)
@@ -116,11 +142,12 @@ def resize(
     if roi is not None:
         ends = roi.tolist() if isinstance(roi, Tensor) else roi
         spans = list(zip(ends[: len(axes)], ends[len(axes) :], strict=True))
-    whole_numbers = not (x.is_floating_point() or x.is_complex())
-    y = x.double() if whole_numbers and rule.mode != "nearest" else x
-    for axis, size, factor, span in zip(axes, new, factors, spans, strict=True):
+    y = x.float() if rule.mode != "nearest" and not (x.is_floating_point() or x.is_complex()) else x
+    for axis, size, factor, span in sorted(zip(axes, new, factors, spans, strict=True), reverse=True):
         if size != x.shape[axis] or factor != 1 or span != (0.0, 1.0):
             y = resample(y, axis, size, factor, rule, span)
+            if rule.antialias and y.dtype != x.dtype:
+                y = _cast((y + 0.5).floor(), x.dtype).float()
     return _cast(y, x.dtype)
 
 
@@ -129,8 +156,8 @@ def _sizes(old: Sequence[int], wanted: Sequence[int], policy: str) -> tuple[list
     factors = [size / was if was else 1.0 for was, size in zip(old, wanted, strict=True)]
     if policy == "stretch":
         return list(wanted), factors
-    factor = min(factors) if policy == "not_larger" else max(factors)
-    return [math.floor(was * factor + 0.5) for was in old], [factor] * len(old)
+    factor = np.float32(min(factors) if policy == "not_larger" else max(factors))
+    return [math.floor(float(was * factor) + 0.5) for was in old], [float(factor)] * len(old)
 
 
 def _torch_mode(x: Tensor, new: list[int], rule: Rule) -> dict[str, Any] | None:
@@ -156,9 +183,7 @@ def _torch_mode(x: Tensor, new: list[int], rule: Rule) -> dict[str, Any] | None:
 
 
 def _cast(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to the nearest number of an integer type that is left, and to what a float type has."""
-    if y.dtype == dtype:
-        return y
-    if not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
-        y = y.round().clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    """Cut fractions off where an integer type is left, and to what that has."""
+    if y.dtype != dtype and not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool):
+        y = y.trunc().clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return y.to(dtype)

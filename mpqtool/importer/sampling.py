@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attributes import one_of
 from .interpolation import cubic_kernel
 from .registry import integers, leaf, register
 
 _CUBIC_COEFFICIENT = -0.75
 _TORCH_MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
+_MODES = ("linear", "cubic", "nearest", "bilinear", "bicubic")
+_PADDINGS = ("zeros", "border", "reflection")
 
 
 @register("AffineGrid", 20, known=("size",))
@@ -43,7 +46,9 @@ def import_grid_sample(
     padding_mode: str = "zeros",
 ) -> Tensor:
     """Import GridSample; version 16 says ``bilinear`` and ``bicubic`` for ``linear`` and ``cubic``."""
-    return grid_sample(x, grid, mode.removeprefix("bi"), padding_mode, bool(align_corners))
+    mode = one_of(node, "mode", mode, _MODES).removeprefix("bi")
+    padding = one_of(node, "padding_mode", padding_mode, _PADDINGS)
+    return grid_sample(x, grid, mode, padding, bool(align_corners))
 
 
 @leaf

@@ -71,10 +71,26 @@ def import_top_k(
 
 @leaf
 def top_k(x: Tensor, k: Any, axis: int, largest: bool) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest or smallest numbers in order, and their indices; of equals the lower index first.
-
-    By a stable sort, as ``torch.topk`` leaves the order of equals open.
-    """
+    """The ``k`` largest or smallest numbers in order, and their indices; of equals the lower index first."""
     (count,) = integers(k)
-    values, indices = torch.sort(in_order(x), dim=axis, descending=largest, stable=True)
-    return from_ordered(values.narrow(axis, 0, count), x.dtype), indices.narrow(axis, 0, count)
+    numbers = in_order(x)
+    if x.dtype.itemsize > 4 or x.dtype == torch.uint32:  # their keys are more than 64 bits
+        values, indices = torch.sort(numbers, dim=axis, descending=largest, stable=True)
+        values, indices = values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+    else:
+        indices = torch.topk(_keys(numbers.detach(), axis, largest), count, axis, largest=False).indices
+        values = numbers.gather(axis, indices)
+    return from_ordered(values, x.dtype), indices
+
+
+def _keys(x: Tensor, axis: int, descending: bool) -> Tensor:
+    """The number in the upper half, the index in the lower: ``torch.topk`` leaves the order of equals open.
+
+    It is many times faster than a stable sort of everything.
+    """
+    if x.is_floating_point():
+        bits = (x.float() + 0).view(torch.int32)  # the sum makes the negative zero equal to zero
+        x = bits ^ (bits >> 31 & 0x7FFFFFFF)  # integers in the order of the floats
+    index = torch.arange(x.shape[axis], device=x.device)
+    index = index.view(-1, *[1] * (x.ndim - 1 - axis % x.ndim))
+    return torch.add(index, ~x if descending else x, alpha=1 << 32)

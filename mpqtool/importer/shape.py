@@ -36,7 +36,7 @@ from torch import Tensor
 from .registry import integers, leaf, register
 
 
-@register("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)
+@register("Flatten", 1, 9, 11, 13, 21, 23, 24, 25, moved=("x",))
 def import_flatten(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
     """Import Flatten."""
     return flatten(x, axis)
@@ -49,7 +49,7 @@ def flatten(x: Tensor, axis: int) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-@register("Reshape", 5, 13, 14, 19, 21, 23, 24, 25, known=("shape",))
+@register("Reshape", 5, 13, 14, 19, 21, 23, 24, 25, moved=("x",), known=("shape",))
 def import_reshape(node: ir.Node, x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
     """Import Reshape."""
     return reshape(x, shape, bool(allowzero))
@@ -64,7 +64,7 @@ def reshape(x: Tensor, shape: Tensor | tuple[int, ...], allow_zero: bool) -> Ten
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
 
 
-@register("Transpose", 1, 13, 21, 23, 24, 25)
+@register("Transpose", 1, 13, 21, 23, 24, 25, moved=("x",))
 def import_transpose(node: ir.Node, x: Tensor, *, perm: tuple[int, ...] | None = None) -> Tensor:
     """Import Transpose."""
     return transpose(x, perm)
@@ -76,13 +76,13 @@ def transpose(x: Tensor, perm: tuple[int, ...] | None) -> Tensor:
     return x.permute(perm or tuple(reversed(range(x.ndim))))
 
 
-@register("Squeeze", 13, 21, 23, 24, 25, known=("axes",))
+@register("Squeeze", 13, 21, 23, 24, 25, moved=("x",), known=("axes",))
 def import_squeeze(node: ir.Node, x: Tensor, axes: Any | None = None) -> Tensor:
     """Import Squeeze."""
     return squeeze(x, axes)
 
 
-@register("Squeeze", 1, 11)
+@register("Squeeze", 1, 11, moved=("x",))
 def import_squeeze_by_attribute(node: ir.Node, x: Tensor, *, axes: tuple[int, ...] | None = None) -> Tensor:
     """Import Squeeze of before opset 13."""
     return squeeze(x, axes)
@@ -95,13 +95,13 @@ def squeeze(x: Tensor, axes: Tensor | tuple[int, ...] | None) -> Tensor:
     return x.squeeze(places) if places else x.squeeze()
 
 
-@register("Unsqueeze", 13, 21, 23, 24, 25, known=("axes",))
+@register("Unsqueeze", 13, 21, 23, 24, 25, moved=("x",), known=("axes",))
 def import_unsqueeze(node: ir.Node, x: Tensor, axes: Any) -> Tensor:
     """Import Unsqueeze."""
     return unsqueeze(x, axes)
 
 
-@register("Unsqueeze", 1, 11)
+@register("Unsqueeze", 1, 11, moved=("x",))
 def import_unsqueeze_by_attribute(node: ir.Node, x: Tensor, *, axes: tuple[int, ...]) -> Tensor:
     """Import Unsqueeze of before opset 13."""
     return unsqueeze(x, axes)
@@ -117,7 +117,7 @@ def unsqueeze(x: Tensor, axes: Tensor | tuple[int, ...]) -> Tensor:
     return x
 
 
-@register("Expand", 8, 13, learned_arrays=("x",), known=("shape",))
+@register("Expand", 8, 13, learned_arrays=("x",), moved=("x",), known=("shape",))
 def import_expand(node: ir.Node, x: Tensor, shape: Any) -> Tensor:
     """Import Expand; what is expanded may be a weight, as the class token of a transformer."""
     return expand(x, shape)
@@ -129,7 +129,7 @@ def expand(x: Tensor, shape: Tensor | tuple[int, ...]) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, integers(shape)))
 
 
-@register("Tile", 6, 13, learned_arrays=("x",), known=("repeats",))
+@register("Tile", 6, 13, learned_arrays=("x",), moved=("x",), known=("repeats",))
 def import_tile(node: ir.Node, x: Tensor, repeats: Any) -> Tensor:
     """Import Tile."""
     return tile(x, repeats)
@@ -141,7 +141,7 @@ def tile(x: Tensor, repeats: Tensor | tuple[int, ...]) -> Tensor:
     return x.repeat(integers(repeats))
 
 
-@register("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
+@register("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25, moved=("x",))
 def import_identity(node: ir.Node, x: Tensor) -> Tensor:
     """Import Identity."""
     return x

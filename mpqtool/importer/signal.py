@@ -19,7 +19,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .dtypes import TORCH_DTYPES
+from .attributes import single
+from .cast import held
 from .registry import integers, leaf, register
 
 
@@ -136,8 +137,9 @@ def import_mel_weight_matrix(
     output_datatype: int = 1,
 ) -> Tensor:
     """Import MelWeightMatrix."""
-    dtype = TORCH_DTYPES[ir.DataType(output_datatype)]
-    return mel_weight_matrix(num_mel_bins, dft_length, sample_rate, lower_edge_hertz, upper_edge_hertz, dtype)
+    dtype = held(node, ir.DataType(output_datatype), "output")
+    bins, length, rate = single(num_mel_bins), single(dft_length), single(sample_rate)
+    return mel_weight_matrix(bins, length, rate, single(lower_edge_hertz), single(upper_edge_hertz), dtype)
 
 
 @leaf

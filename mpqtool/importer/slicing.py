@@ -21,7 +21,7 @@ from .registry import integers, leaf, register
 _NO_END = (2**31 - 1, 2**63 - 1)
 
 
-@register("Slice", 10, 11, 13, known=("starts", "ends", "axes", "steps"))
+@register("Slice", 10, 11, 13, moved=("x",), known=("starts", "ends", "axes", "steps"))
 def import_slice(
     node: ir.Node,
     x: Tensor,
@@ -34,7 +34,7 @@ def import_slice(
     return slice_axes(x, starts, ends, axes, steps)
 
 
-@register("Slice", 1)
+@register("Slice", 1, moved=("x",))
 def import_slice_by_attribute(
     node: ir.Node,
     x: Tensor,

@@ -8,8 +8,11 @@ __all__ = [
     "flat_softmax",
     "hardmax",
     "import_hardmax",
+    "import_hardmax_1",
     "import_log_softmax",
+    "import_log_softmax_1",
     "import_softmax",
+    "import_softmax_1",
 ]
 
 import onnx_ir as ir
@@ -47,7 +50,8 @@ def hardmax(x: Tensor, axis: int) -> Tensor:
 
 
 @register("Softmax", 1, 11)
-def _import_softmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+def import_softmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+    """Import Softmax as it was before opset 13."""
     return flat_softmax(x, axis)
 
 
@@ -58,7 +62,8 @@ def flat_softmax(x: Tensor, axis: int) -> Tensor:
 
 
 @register("LogSoftmax", 1, 11)
-def _import_log_softmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+def import_log_softmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+    """Import LogSoftmax as it was before opset 13."""
     return flat_log_softmax(x, axis)
 
 
@@ -69,7 +74,8 @@ def flat_log_softmax(x: Tensor, axis: int) -> Tensor:
 
 
 @register("Hardmax", 1, 11)
-def _import_hardmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+def import_hardmax_1(node: ir.Node, x: Tensor, *, axis: int = 1) -> Tensor:
+    """Import Hardmax as it was before opset 13."""
     return flat_hardmax(x, axis)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .registry import leaf, register
+from .unsigned import as_float64
 
 _UNARY: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "Acos": (torch.acos, (7, 22)),
@@ -78,7 +79,7 @@ def import_erf(node: ir.Node, x: Tensor) -> Tensor:
 @leaf
 def erf(x: Tensor) -> Tensor:
     """The error function, in the type of ``x``."""
-    return torch.erf(x) if x.is_floating_point() else torch.erf(x.double()).to(x.dtype)
+    return torch.erf(as_float64(x)).to(x.dtype)
 
 
 @register("Det", 11, 22)

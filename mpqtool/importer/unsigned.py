@@ -1,19 +1,25 @@
-"""Unsigned integers of 16 bits and more, for which torch has few kernels, as int64."""
+"""Integers in types that torch has kernels for."""
 
 from __future__ import annotations
 
-__all__ = ["as_int64", "from_ordered", "in_order"]
+__all__ = ["as_float64", "as_int64", "from_ordered", "in_order"]
 
 import torch
 from torch import Tensor
 
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+from .bits import UNSIGNED
+
 _SIGN_BIT = torch.iinfo(torch.int64).min
 
 
 def as_int64(x: Tensor) -> Tensor:
     """The same number modulo ``2**64``: enough for sums and products, which wrap. Other types stay."""
-    return x.to(torch.int64) if x.dtype in _UNSIGNED else x
+    return x.to(torch.int64) if x.dtype in UNSIGNED else x
+
+
+def as_float64(x: Tensor) -> Tensor:
+    """Integers as float64, for functions that torch has of floats alone. Floats stay."""
+    return x if x.is_floating_point() else x.double()
 
 
 def in_order(x: Tensor) -> Tensor:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-__all__ = ["SAME", "ceil_pads", "same_pads", "spatial_attributes", "torch_pads", "windows"]
+__all__ = [
+    "SAME",
+    "ceil_pads",
+    "check_auto_pad",
+    "same_pads",
+    "spatial_attributes",
+    "split_pads",
+    "torch_pads",
+    "windows",
+]
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
 from torch import Tensor
+
+from .attributes import one_of
 
 SAME = ("SAME_UPPER", "SAME_LOWER")
 """Values of ``auto_pad`` by which the padding depends on the size of the input."""
+
+
+def check_auto_pad(node: ir.Node, auto_pad: str) -> str:
+    """Return the value of ``auto_pad``.
+
+    Raises:
+        UnsupportedOpError: There is no such value.
+    """
+    return one_of(node, "auto_pad", auto_pad, ("NOTSET", *SAME, "VALID"))
 
 
 def torch_pads(pads: tuple[int, ...]) -> list[int]:
@@ -50,6 +71,15 @@ def same_pads(
         max((-(-size // step) - 1) * step + (width - 1) * spread + 1 - size, 0)
         for size, width, step, spread in zip(sizes, kernel, stride, dilation, strict=True)
     ]
+    return split_pads(totals, auto_pad)
+
+
+def split_pads(totals: Sequence[int], auto_pad: str) -> tuple[int, ...]:
+    """Begins and ends of these totals: the odd one at the end for SAME_UPPER, else at the beginning.
+
+    >>> split_pads([3, 2], "SAME_UPPER")
+    (1, 1, 2, 1)
+    """
     small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return (*small, *large) if auto_pad == "SAME_UPPER" else (*large, *small)
 

@@ -9,7 +9,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .layers import ConvNorm, InvertedResidual, SqueezeExcite, divisible, initialize
+from .layers import (
+    ConvNorm,
+    InvertedResidual,
+    SqueezeExcite,
+    check_counts,
+    check_factors,
+    divisible,
+    initialize,
+)
 
 _STAGES = (  # expansion, kernel, stride, channels, blocks: Tan and Le, table 1
     (1, 3, 1, 16, 1),
@@ -43,6 +51,8 @@ class EfficientNet(nn.Module):
 
     def __init__(self, *, in_channels: int, classes: int, width: float, depth: float, small: bool) -> None:
         super().__init__()
+        check_counts(in_channels=in_channels, classes=classes)
+        check_factors(width=width, depth=depth)
         self.input_shape = (in_channels, 32, 32) if small else (in_channels, 224, 224)
         channels = divisible(32 * width)
         stages: list[nn.Module] = [

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .layers import check_counts
+
 
 class _Attention(nn.Module):
     """Self-attention of several heads: ``softmax(q k^T / sqrt(d)) v``.
@@ -79,6 +81,8 @@ class Transformer(nn.Module):
         self, *, in_channels: int, classes: int, size: int, patch: int, width: int, depth: int, heads: int
     ) -> None:
         super().__init__()
+        check_counts(in_channels=in_channels, classes=classes, size=size, patch=patch)
+        check_counts(width=width, depth=depth, heads=heads)
         if size % patch:
             raise ValueError(f"size must be a multiple of patch, {patch}; got {size}")
         if width % heads:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["ConvNorm", "InvertedResidual", "SqueezeExcite", "divisible", "initialize"]
+__all__ = [
+    "ConvNorm",
+    "InvertedResidual",
+    "SqueezeExcite",
+    "check_counts",
+    "check_factors",
+    "divisible",
+    "initialize",
+]
 
 import math
+import numbers
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -96,6 +105,20 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.block(x)
         return y + x if self.residual else y
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError if one of the numbers of channels, blocks and so on is no positive integer."""
+    for name, value in counts.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive integer; got {value!r}")
+
+
+def check_factors(**factors: float) -> None:
+    """Raise ValueError if one of the factors is no positive number."""
+    for name, value in factors.items():
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number; got {value!r}")
 
 
 def divisible(channels: float) -> int:

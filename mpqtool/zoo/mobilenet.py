@@ -7,7 +7,15 @@ __all__ = ["MobileNetV1", "MobileNetV3Small", "mobilenet_v1", "mobilenet_v3_smal
 import torch
 from torch import Tensor, nn
 
-from .layers import ConvNorm, InvertedResidual, SqueezeExcite, divisible, initialize
+from .layers import (
+    ConvNorm,
+    InvertedResidual,
+    SqueezeExcite,
+    check_counts,
+    check_factors,
+    divisible,
+    initialize,
+)
 
 _V1_STAGES = (  # channels at width 1, stride: Howard et al., table 1
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
@@ -48,6 +56,8 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, *, in_channels: int, classes: int, width: float, small: bool) -> None:
         super().__init__()
+        check_counts(in_channels=in_channels, classes=classes)
+        check_factors(width=width)
         self.input_shape = (in_channels, 32, 32) if small else (in_channels, 224, 224)
         channels = divisible(32 * width)
         layers: list[nn.Module] = [ConvNorm(in_channels, channels, 3, stride=1 if small else 2)]
@@ -85,6 +95,8 @@ class MobileNetV3Small(nn.Module):
 
     def __init__(self, *, in_channels: int, classes: int, width: float, small: bool) -> None:
         super().__init__()
+        check_counts(in_channels=in_channels, classes=classes)
+        check_factors(width=width)
         self.input_shape = (in_channels, 32, 32) if small else (in_channels, 224, 224)
         eps = 1e-3
         channels = divisible(16 * width)

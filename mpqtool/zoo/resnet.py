@@ -7,7 +7,7 @@ __all__ = ["CifarResNet", "ResNet18", "resnet18", "resnet20"]
 import torch
 from torch import Tensor, nn
 
-from .layers import initialize
+from .layers import check_counts, initialize
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -54,6 +54,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int = 3, *, width: int = 16, in_channels: int = 3, classes: int = 10) -> None:
         super().__init__()
+        check_counts(blocks=blocks, width=width, in_channels=in_channels, classes=classes)
         self.input_shape = (in_channels, 32, 32)
         self.conv = _conv3x3(in_channels, width)
         self.bn = nn.BatchNorm2d(width)
@@ -93,6 +94,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, *, in_channels: int, classes: int, width: int, small: bool) -> None:
         super().__init__()
+        check_counts(in_channels=in_channels, classes=classes, width=width)
         self.input_shape = (in_channels, 32, 32) if small else (in_channels, 224, 224)
         self.conv1 = (
             _conv3x3(in_channels, width)

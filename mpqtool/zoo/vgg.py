@@ -7,7 +7,7 @@ __all__ = ["VggSmall", "vgg_small"]
 import torch
 from torch import Tensor, nn
 
-from .layers import ConvNorm, initialize
+from .layers import ConvNorm, check_counts, initialize
 
 
 class VggSmall(nn.Module):
@@ -31,7 +31,8 @@ class VggSmall(nn.Module):
 
     def __init__(self, *, in_channels: int, classes: int, width: int, size: int) -> None:
         super().__init__()
-        if size < 8 or size % 8:
+        check_counts(in_channels=in_channels, classes=classes, width=width, size=size)
+        if size % 8:
             raise ValueError(f"size must be a multiple of 8, as the image is halved three times; got {size}")
         self.input_shape = (in_channels, size, size)
         layers: list[nn.Module] = []

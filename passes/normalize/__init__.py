@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 __all__ = [
+    "AlignFunctionsPass",
     "CanonicalizeGemmPass",
     "CanonicalizeReshapePass",
     "ClearForeignMetadataPass",
     "ConvertOpsetPass",
+    "EliminateIdentityPass",
     "FoldBatchNormPass",
     "FoldConstantsPass",
     "FreeBatchSizePass",
@@ -16,14 +18,18 @@ __all__ = [
     "FuseLayerNormPass",
     "FusePadIntoConvPass",
     "FuseSiluPass",
+    "InferShapesPass",
     "MergeTransposePass",
     "RemoveZeroBiasPass",
     "ResolveAutoPadPass",
     "RestoreSoftmaxPass",
     "RewriteReduceMeanPass",
+    "SeparateStatisticsPass",
     "batch_norm_factors",
     "normal_form",
 ]
+
+from collections.abc import Collection
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -37,35 +43,44 @@ from .fold_batch_norm import FoldBatchNormPass, batch_norm_factors
 from .gelu import FuseGeluPass
 from .gemm import CanonicalizeGemmPass
 from .hard import FuseHardActivationsPass
+from .identity import EliminateIdentityPass
+from .infer import InferShapesPass
 from .layer_norm import FuseLayerNormPass
 from .naming import name_pass
-from .opset import ConvertOpsetPass
+from .opset import AlignFunctionsPass, ConvertOpsetPass
 from .pad import FusePadIntoConvPass
 from .pooling import RewriteReduceMeanPass
 from .reshape import CanonicalizeReshapePass
 from .silu import FuseSiluPass
 from .softmax import RestoreSoftmaxPass
+from .statistics import SeparateStatisticsPass
 from .transpose import MergeTransposePass
 
 
-def normal_form() -> ir.passes.PassManager:
-    """The passes of the normal form, BatchNormalization kept, in order."""
+def normal_form(parameters: Collection[str] | None = None) -> ir.passes.PassManager:
+    """The passes of the normal form, BatchNormalization kept, in order.
+
+    Args:
+        parameters: Names of all parameters, if they are known: no other bias of zeros is one.
+    """
     return ir.passes.PassManager(
         [
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+            AlignFunctionsPass(),
             common.InlinePass(),
             common.RemoveInitializersFromInputsPass(),
             ClearForeignMetadataPass(),
             name_pass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            _infer_shapes(),
+            InferShapesPass(),
             ConvertOpsetPass(),
             name_pass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            _infer_shapes(),
+            InferShapesPass(),
             ir.passes.PassManager(
                 [
+                    EliminateIdentityPass(),  # first: one initializer for two layers stays one
                     FoldConstantsPass(),
-                    common.IdentityEliminationPass(),
                     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
                     common.RemoveUnusedNodesPass(),
                 ],
@@ -84,7 +99,8 @@ def normal_form() -> ir.passes.PassManager:
             CanonicalizeReshapePass(),
             CanonicalizeGemmPass(),
             FuseAddIntoConvBiasPass(),
-            RemoveZeroBiasPass(),
+            RemoveZeroBiasPass(parameters),
+            SeparateStatisticsPass(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),
             common.TopologicalSortPass(),
@@ -92,12 +108,7 @@ def normal_form() -> ir.passes.PassManager:
             common.RemoveUnusedNodesPass(),
             ClearForeignMetadataPass(),  # the folder writes some too
             name_pass(),
-            _infer_shapes(),
+            InferShapesPass(),
         ],
         steps=1,
     )
-
-
-def _infer_shapes() -> common.ShapeInferencePass:
-    # Not strict: an operator of another domain must not cost the shapes of all others.
-    return common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)

@@ -1,7 +1,8 @@
 """How nodes of older and newer schema versions are said at opset 21: one function for each difference.
 
-Every operator and version that is not named here has the same meaning at opset 21 wherever it fits the
-schema of opset 21; ``ConvertOpsetPass`` checks that it does.
+An operator of a version that is not named here keeps its form. ``ConvertOpsetPass`` checks that opset 21
+has the operator, and that it takes the element types where the version is a later one; that attributes
+and inputs fit, and mean the same, was found by comparing the schemas.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ __all__ = ["ADAPTERS", "Adapter"]
 from collections.abc import Callable
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError
-from ..values import array, float_attribute, int_attribute, own
-from .build import before, constant_before, take_place
+from ..values import float_attribute, int_attribute, text_attribute
+from .build import before, constant_before, set_input, take_place
+from .resize import resize_10, resize_11, upsample_7, upsample_9
 
 Adapter = Callable[[ir.Node], None]
 
-ADAPTERS: dict[tuple[str, int], Adapter] = {}
+ADAPTERS: dict[tuple[str, int], Adapter] = {
+    ("Upsample", 7): upsample_7,
+    ("Upsample", 9): upsample_9,
+    ("Resize", 10): resize_10,
+    ("Resize", 11): resize_11,
+}
 """By operator and schema version."""
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
@@ -65,7 +71,7 @@ def _softmax(node: ir.Node) -> None:
     flat = before(node, "Flatten", x, name="flat", axis=axis)
     rows = before(node, node.op_type, flat, name="rows", axis=1)
     shape = before(node, "Shape", x, name="shape")
-    take_place(node, before(node, "Reshape", rows, shape, name="result"))
+    take_place(node, before(node, "Reshape", rows, shape, name="result", allowzero=1))
 
 
 @_adapts("Split", 2, 11)
@@ -100,7 +106,7 @@ def _pad(node: ir.Node) -> None:
     number = float_attribute(node, "value", 0.0)
     node.attributes.pop("value", None)
     if number:
-        _set_input(node, 2, constant_before(node, number, name="value", dtype=_dtype(node)))
+        set_input(node, 2, constant_before(node, number, name="value", dtype=_dtype(node)))
 
 
 @_adapts("Clip", 6)
@@ -110,14 +116,14 @@ def _clip(node: ir.Node) -> None:
         if name in node.attributes:
             bound = node.attributes.pop(name).as_float()
             if abs(bound) < float(np.finfo(np.float32).max):
-                _set_input(node, index, constant_before(node, bound, name=name, dtype=_dtype(node)))
+                set_input(node, index, constant_before(node, bound, name=name, dtype=_dtype(node)))
 
 
 @_adapts("TopK", 1)
 def _top_k(node: ir.Node) -> None:
     """``k`` is an input since opset 10."""
     k = node.attributes.pop("k").as_int()
-    _set_input(node, 1, constant_before(node, [k], name="k"))
+    set_input(node, 1, constant_before(node, [k], name="k"))
 
 
 @_adapts("Dropout", 7, 10)
@@ -129,7 +135,7 @@ def _dropout(node: ir.Node) -> None:
     node.resize_outputs(1)
     ratio = float_attribute(node, "ratio", 0.5)
     node.attributes.pop("ratio", None)
-    _set_input(node, 1, constant_before(node, ratio, name="ratio", dtype=np.float32))
+    set_input(node, 1, constant_before(node, ratio, name="ratio", dtype=np.float32))
 
 
 @_adapts("BatchNormalization", 7, 9)
@@ -145,71 +151,17 @@ def _batch_norm(node: ir.Node) -> None:
 
 @_adapts("GroupNormalization", 18)
 def _group_norm(node: ir.Node) -> None:
-    """Scale and bias are per group up to opset 20, and per channel since."""
-    x, groups = node.inputs[0], node.attributes["num_groups"].as_int()
-    channels = x.shape[1] if x is not None and x.shape is not None and len(x.shape) > 1 else None
-    for index, name in ((1, "scale"), (2, "bias")):
-        value = node.inputs[index]
-        numbers = array(value)
-        if value is None or numbers is None or not isinstance(channels, int):
-            _repeat(node, index, groups)
-        elif isinstance(node.graph, ir.Graph):
-            per_channel = np.repeat(numbers, channels // groups)
-            copy = f"{node.outputs[0].name}.{name}"
-            node.replace_input_with(index, own(node.graph, value, per_channel, users=(node,), copy=copy))
+    """Scale and bias are per group up to opset 20, and per channel since.
 
-
-def _repeat(node: ir.Node, index: int, groups: int) -> None:
-    """Repeat each number of ``[groups]`` as often as a group has channels, when the model runs."""
-    one, many, column, flat = (
-        constant_before(node, to, name="to") for to in ([1], [groups], [groups, 1], [-1])
-    )
-    size = before(node, "Shape", node.inputs[0], name="channels", start=1, end=2)
-    row = before(node, "Concat", one, before(node, "Div", size, many, name="repeats"), name="row", axis=0)
-    value = before(node, "Reshape", node.inputs[index], column, name="column")
-    value = before(node, "Expand", value, row, name="repeated")
-    node.replace_input_with(index, before(node, "Reshape", value, flat, name="per_channel"))
-
-
-@_adapts("Upsample", 7)
-def _upsample_7(node: ir.Node) -> None:
-    scales = node.attributes.pop("scales").as_floats()
-    _set_input(node, 1, constant_before(node, scales, name="scales", dtype=np.float32))
-    _upsample(node)
-
-
-@_adapts("Resize", 10)
-@_adapts("Upsample", 9)
-def _upsample(node: ir.Node) -> None:
-    """Positions were ``x / scale``, and the nearest was the one below."""
-    node.op_type = "Resize"
-    scales = node.inputs[1]
-    node.replace_input_with(1, None)
-    _set_input(node, 2, scales)
-    node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-        "coordinate_transformation_mode", "asymmetric"
-    )
-    node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
-
-
-@_adapts("Resize", 11)
-def _resize_11(node: ir.Node) -> None:
-    """``tf_half_pixel_for_nn`` is gone since opset 13: ``floor((x + 0.5) / scale)``, which is rounding up.
-
-    An empty tensor of scales stands for none since opset 13; ``roi`` need not be there.
+    ``InstanceNormalization(x as [n, groups, rest], scale, bias)`` is the same with them as they are.
     """
-    attributes = node.attributes
-    if _text(node, "coordinate_transformation_mode") == "tf_half_pixel_for_nn":
-        if _text(node, "mode") == "linear" or _text(node, "nearest_mode") not in ("floor", "simple"):
-            raise ModelError("it has coordinate_transformation_mode='tf_half_pixel_for_nn'")
-        attributes["coordinate_transformation_mode"] = ir.AttrString(
-            "coordinate_transformation_mode", "half_pixel"
-        )
-        attributes["nearest_mode"] = ir.AttrString("nearest_mode", "round_prefer_ceil")
-    for index in (1, 2):
-        numbers = array(node.inputs[index]) if len(node.inputs) > index else None
-        if numbers is not None and not numbers.size:
-            node.replace_input_with(index, None)
+    x, scale, bias = node.inputs
+    groups, epsilon = node.attributes["num_groups"].as_int(), float_attribute(node, "epsilon", 1e-5)
+    to = constant_before(node, [0, groups, -1], name="to")
+    rows = before(node, "Reshape", x, to, name="groups")
+    rows = before(node, "InstanceNormalization", rows, scale, bias, name="normalized", epsilon=epsilon)
+    shape = before(node, "Shape", x, name="shape")
+    take_place(node, before(node, "Reshape", rows, shape, name="result"))
 
 
 @_adapts("Scatter", 9, 11)
@@ -220,9 +172,9 @@ def _scatter(node: ir.Node) -> None:
 @_adapts("GridSample", 16)
 def _grid_sample(node: ir.Node) -> None:
     """Two modes have a new name since opset 20."""
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(_text(node, "mode"), "linear")
-    if _text(node, "mode") != "nearest":
-        node.attributes["mode"] = ir.AttrString("mode", mode)
+    mode = text_attribute(node, "mode", "bilinear")
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    node.attributes["mode"] = ir.AttrString("mode", mode)
 
 
 @_adapts("RoiAlign", 10)
@@ -238,7 +190,7 @@ def _dft(node: ir.Node) -> None:
     """``axis`` is an input since opset 20."""
     axis = int_attribute(node, "axis", 1)
     node.attributes.pop("axis", None)
-    _set_input(node, 2, constant_before(node, axis, name="axis"))
+    set_input(node, 2, constant_before(node, axis, name="axis"))
 
 
 @_adapts("Scan", 8)
@@ -278,23 +230,10 @@ def _quantize(node: ir.Node) -> None:
 def _as_input(node: ir.Node, index: int, name: str) -> None:
     """Make an integer attribute an input."""
     numbers = node.attributes.pop(name).as_ints()
-    _set_input(node, index, constant_before(node, numbers, name=name))
-
-
-def _set_input(node: ir.Node, index: int, value: ir.Value | None) -> None:
-    node.resize_inputs(max(index + 1, len(node.inputs)))
-    node.replace_input_with(index, value)
+    set_input(node, index, constant_before(node, numbers, name=name))
 
 
 def _dtype(node: ir.Node) -> np.dtype[np.generic]:
     """The type of the first input; where that is not known it is float32, which a normal model has."""
     x = node.inputs[0]
     return np.dtype(np.float32) if x is None or x.dtype is None else x.dtype.numpy()
-
-
-def _text(node: ir.Node, name: str) -> str:
-    """A text attribute, or its default."""
-    if name in node.attributes:
-        return node.attributes[name].as_string()
-    default = onnx.defs.get_schema(node.op_type, 11 if node.op_type == "Resize" else 16).attributes[name]
-    return default.default_value.s.decode()

@@ -24,7 +24,8 @@ class ResolveAutoPadPass(ir.passes.InPlacePass):
 
     ``total = max((ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)`` on each
     axis; the odd one goes to the end for ``SAME_UPPER`` and to the beginning for ``SAME_LOWER``.
-    ``VALID`` is no padding. Exact.
+    ``VALID`` is no padding. Exact by the standard. Where a pooling window is smaller than its stride and the
+    total would be negative, ONNX Runtime differs: it refuses MaxPool, and moves the windows of the others.
 
     Left alone, for the importer to resolve when the size is there: SAME where the size of an axis with a
     stride above 1 is not known, or the kernel is not.

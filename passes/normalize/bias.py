@@ -9,7 +9,16 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from ..values import array, as_row, int_attribute, is_op, only_user, own, replace_value
+from ..values import (
+    array,
+    as_row,
+    gathered_names,
+    int_attribute,
+    is_op,
+    only_user,
+    own,
+    replace_value,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +28,18 @@ class FuseAddIntoConvBiasPass(ir.passes.InPlacePass):
 
     Before: ``t = Conv(x, w)  y = Add(t, c)``    After: ``y = Conv(x, w, c)``
 
-    The same for ConvTranspose. ``c`` is a scalar, or has one dimension above 1, the channels. The bias
-    keeps the name of ``b``, else of ``c``; if other nodes use that one, it is copied as ``<weight>_bias``.
+    The same for ConvTranspose. ``c`` has one number for each channel. The bias keeps the name of ``b``,
+    and ``c`` is absorbed, else that of ``c``; if it is used twice, it is copied as ``<weight>_bias``.
     Exact, but for the order of the sum.
 
     Left alone: a layer whose output has other users or is a graph output, a weight or ``b`` that is not
-    constant, and a ``c`` that varies over positions or samples.
+    constant, a ``c`` that varies over positions or samples, and one number for several channels: what is
+    trained as one must not become many.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        fused = sum(_fuse(node) for node in model.graph if is_op(node, "Conv", "ConvTranspose"))
+        with gathered_names(model.graph):
+            fused = sum(_fuse(node) for node in model.graph if is_op(node, "Conv", "ConvTranspose"))
         if fused:
             logger.info("Fused %d Add nodes into the bias of a Conv", fused)
         return ir.passes.PassResult(model, modified=bool(fused))
@@ -43,12 +54,12 @@ class RemoveZeroBiasPass(ir.passes.InPlacePass):
     Exporters write one where the layer has none. Before a BatchNormalization it could learn nothing, as
     that takes every constant out again.
 
-    Left alone: a bias with any other number in it, and, without BatchNormalization behind the layer, one
-    that could be a parameter that starts at zero.
+    Left alone: a bias with any other number in it, and one that is a parameter, or could be: without
+    BatchNormalization behind the layer it may be one that starts at zero.
 
     Args:
-        parameters: Names of all parameters, if they are known. Then zeros of another name are dropped
-            without BatchNormalization too.
+        parameters: Names of all parameters, if they are known. Then zeros of another name are dropped, and
+            BatchNormalization says nothing.
     """
 
     def __init__(self, parameters: Collection[str] | None = None) -> None:
@@ -70,8 +81,9 @@ class RemoveZeroBiasPass(ir.passes.InPlacePass):
     def _is_nobodys(self, node: ir.Node) -> bool:
         bias = node.inputs[2]
         assert bias is not None  # its numbers are known
-        foreign = self.parameters is not None and bias.name not in self.parameters
-        return foreign or is_op(only_user(node.outputs[0]), "BatchNormalization")
+        if self.parameters is not None:
+            return bias.name not in self.parameters
+        return is_op(only_user(node.outputs[0]), "BatchNormalization")
 
 
 def _fuse(conv: ir.Node) -> bool:
@@ -84,8 +96,9 @@ def _fuse(conv: ir.Node) -> bool:
     assert add is not None  # is_op has looked
     added = add.inputs[1] if add.inputs[0] is out else add.inputs[0]
     channels = len(weight) if is_op(conv, "Conv") else weight.shape[1] * int_attribute(conv, "group", 1)
-    numbers = as_row(array(added), channels, rank=weight.ndim)
-    if added is None or numbers is None:
+    constant = array(added)
+    numbers = as_row(constant, channels, rank=weight.ndim)
+    if added is None or constant is None or numbers is None or constant.size != channels:
         return False
     total = numbers if before is None else before + numbers
     holder, kernels, graph = added if bias is None else bias, conv.inputs[1], conv.graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["before", "constant_before", "replace_node", "take_place"]
+__all__ = ["before", "constant_before", "replace_node", "set_input", "take_place"]
 
 from typing import Any
 
@@ -42,6 +42,12 @@ def constant_before(node: ir.Node, numbers: ArrayLike, *, name: str, dtype: Any 
     value = before(node, "Constant", name=name, value=tensor)
     value.const_value, value.shape, value.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
     return value
+
+
+def set_input(node: ir.Node, index: int, value: ir.Value | None) -> None:
+    """Let the node take ``value`` as this input; those between that it does not have are left out."""
+    node.resize_inputs(max(index + 1, len(node.inputs)))
+    node.replace_input_with(index, value)
 
 
 def take_place(node: ir.Node, value: ir.Value) -> None:

@@ -15,6 +15,7 @@ from ..values import (
     add_initializer,
     array,
     float_attribute,
+    gathered_names,
     int_attribute,
     is_canonical_gemm,
     is_op,
@@ -54,11 +55,12 @@ class FoldBatchNormPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         folded = 0
-        for node in model.graph:
-            fold = _match(node)
-            if fold is not None:
-                _apply(node, fold)
-                folded += 1
+        with gathered_names(model.graph):
+            for node in model.graph:
+                fold = _match(node)
+                if fold is not None:
+                    _apply(node, fold)
+                    folded += 1
         if folded:
             logger.info("Folded %d BatchNormalization nodes", folded)
         return ir.passes.PassResult(model, modified=bool(folded))

@@ -14,6 +14,7 @@ from ..values import (
     array,
     as_row,
     float_attribute,
+    gathered_names,
     int_attribute,
     is_canonical_gemm,
     is_op,
@@ -46,11 +47,12 @@ class CanonicalizeGemmPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         rewritten = 0
-        for node in model.graph:
-            if is_op(node, "MatMul"):
-                rewritten += _matmul(node, self)
-            elif is_op(node, "Gemm"):
-                rewritten += _gemm(node, self)
+        with gathered_names(model.graph):
+            for node in model.graph:
+                if is_op(node, "MatMul"):
+                    rewritten += _matmul(node, self)
+                elif is_op(node, "Gemm"):
+                    rewritten += _gemm(node, self)
         if rewritten:
             logger.info("Rewrote %d MatMul and Gemm nodes", rewritten)
         return ir.passes.PassResult(model, modified=bool(rewritten))
@@ -155,11 +157,12 @@ def _split_bias(node: ir.Node, bias: ir.Value, pass_: ir.passes.PassBase) -> Non
 
 
 def _weight_source(node: ir.Node) -> tuple[ir.Value, bool] | None:
-    """The initializer of rank 2 behind input 1, and whether a Transpose lies between."""
+    """The initializer of rank 2 behind input 1, and whether a Transpose lies between that swaps its axes."""
     value, transposed = node.inputs[1], False
     producer = value.producer() if value is not None else None
     if producer is not None and is_op(producer, "Transpose"):
-        value, transposed = producer.inputs[0], True
+        order = producer.attributes.get("perm")
+        value, transposed = producer.inputs[0], order is None or tuple(order.as_ints()) == (1, 0)
     numbers = array(value)
     if value is None or numbers is None or numbers.ndim != 2 or numbers.dtype != np.float32:
         return None

@@ -8,12 +8,13 @@ import logging
 
 import onnx_ir as ir
 
-from ..values import is_op
+from ..values import is_activation, is_op
 from .build import replace_node
 from .ramp import Ramp, close, factors, ramps
 
 logger = logging.getLogger(__name__)
 
+_SLOPES = (1 / 6, 0.2)  # of torch and of Keras
 _LAST = ("Mul", "Div", "Add", "Sub", "Clip", "Relu", "Min", "Max")  # what such a formula can end in
 
 
@@ -26,11 +27,13 @@ class FuseHardActivationsPass(ir.passes.InPlacePass):
 
     1. ``x * clip(x / 6 + 1/2, 0, 1)`` is HardSwish, in every order and association, with Add, Sub, Mul,
        Div, Clip, Relu, Min, Max or HardSigmoid.
-    2. ``clip(alpha * x + 1/2, 0, 1)`` is HardSigmoid, whatever ``alpha`` is.
+    2. ``clip(alpha * x + 1/2, 0, 1)`` is HardSigmoid, if ``alpha`` is 1/6 or 0.2, or minus that: any
+       other one may have been learned, and an attribute learns nothing.
 
-    Constants may be off by 2e-6 of their size, so that results differ by that, and by the rounding of
-    float32. Left alone: other constants, arrays in their place, the plain ``Clip(x, 0, 6)``, and what
-    else is made of the values between.
+    With at most 8 nodes, one behind the other. Constants may be off by 2e-6 of their size, so that
+    results differ by that, and by the rounding of float32. Left alone: other constants, arrays in their
+    place, an ``x`` that is not float, the plain ``Clip(x, 0, 6)``, and what else is made of the values
+    between.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,7 +53,7 @@ def _fuse_swish(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     for a, b in ((first, second), (second, first)):
         for line in ramps(a):
             for ramp in ramps(b) if line.is_linear else ():
-                if ramp.source is line.source and _is_gate(ramp.times(number * line.slope)):
+                if ramp.source is line.source and _is_gate(ramp.times(number * line.slope), 1 / 6):
                     replace_node(node, ir.node("HardSwish", [ramp.source], name=node.name), pass_)
                     return True
     return False
@@ -61,12 +64,19 @@ def _fuse_sigmoid(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     if not out.uses() and not out.is_graph_output():
         return False  # left over from a HardSwish
     for ramp in reversed([*ramps(out)]):  # the one that takes in most
-        if ramp.low == 0 and close(ramp.high, 1) and close(ramp.offset, 0.5):
+        if any(_is_gate(ramp, sign * slope) for slope in _SLOPES for sign in (1, -1)):
             attributes = {"alpha": ramp.slope, "beta": 0.5}
             replace_node(node, ir.node("HardSigmoid", [ramp.source], attributes, name=node.name), pass_)
             return True
     return False
 
 
-def _is_gate(ramp: Ramp) -> bool:
-    return ramp.low == 0 and close(ramp.high, 1) and close(ramp.offset, 0.5) and close(ramp.slope, 1 / 6)
+def _is_gate(ramp: Ramp, slope: float) -> bool:
+    """Whether this is ``clip(slope * x + 1/2, 0, 1)`` for a float ``x``."""
+    return (
+        ramp.low == 0
+        and close(ramp.high, 1)
+        and close(ramp.offset, 0.5)
+        and close(ramp.slope, slope)
+        and is_activation(ramp.source)
+    )

@@ -12,7 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..values import array, int_attribute, is_op, own, stamp
+from ..values import (
+    array,
+    gathered_names,
+    int_attribute,
+    is_op,
+    own,
+    stamp,
+)
 from .build import take_place
 from .ramp import scalar
 
@@ -37,17 +44,18 @@ class FuseLayerNormPass(ir.passes.InPlacePass):
     1. As torch writes it, with Pow or Mul, Div or Mul by a Reciprocal, and the factors in any order.
     2. As Keras does: ``x * w + (beta - m * w)``, ``w = gamma / sqrt(v + epsilon)``.
 
-    Results differ by the rounding of float32. ``gamma`` and ``beta`` keep their names; one that other
-    nodes use and that has leading ones is copied. Left alone: means over other than the last axes, no
-    ``gamma``, one that is not constant or not of the size of these axes, and an ``x`` of unknown rank.
-    A ``beta`` that does not fit stays an Add.
+    Results differ by the rounding of float32. ``gamma`` and ``beta`` keep their names, and lose leading
+    ones; with leading ones and a second use they are copied. In form 1 a ``beta`` that does not fit stays
+    an Add. Left alone: means over other than the last axes, no ``gamma``, one that is not constant or not
+    of the size of these axes, any constant of more dimensions than ``x``, which would give the result
+    more too, and an ``x`` of unknown rank.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         # From the end, so that an Add of beta is seen before the Mul by gamma in front of it.
-        fused = sum(
-            _fuse(node, self) for node in reversed(list(model.graph)) if is_op(node, "Add", "Mul", "Div")
-        )
+        nodes = [node for node in reversed(list(model.graph)) if is_op(node, "Add", "Mul", "Div")]
+        with gathered_names(model.graph):
+            fused = sum(_fuse(node, self) for node in nodes)
         if fused:
             logger.info("Recognized %d LayerNormalization", fused)
         return ir.passes.PassResult(model, modified=bool(fused))
@@ -62,16 +70,14 @@ def _fuse(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     shape = tuple(found.x.shape[len(found.x.shape) - len(found.axes) :])
     inputs: list[ir.Value | None] = [found.x]
     for value in (found.gamma, found.beta):
-        numbers = _fitting(value, shape)
+        numbers = _fitting(value, shape, len(found.x.shape))
         if numbers is None and value is not None:
             return False
         if value is not None and numbers is not None:
             held = array(value)
             same = held is not None and held.shape == numbers.shape
             copy = f"{value.name}_{node.name}"
-            inputs.append(
-                value if same else own(graph, value, numbers, users=(*value.consumers(),)[:1], copy=copy)
-            )
+            inputs.append(value if same else own(graph, value, numbers, users=value.consumers(), copy=copy))
     attributes = {"axis": -len(found.axes), "epsilon": found.epsilon}
     new = stamp(ir.node("LayerNormalization", inputs, attributes, name=node.name), pass_)
     graph.insert_before(node, new)
@@ -79,10 +85,12 @@ def _fuse(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     return True
 
 
-def _fitting(value: ir.Value | None, shape: tuple[int | ir.SymbolicDim, ...]) -> NDArray[np.float32] | None:
-    """A constant in exactly this shape, leading ones taken away."""
+def _fitting(
+    value: ir.Value | None, shape: tuple[int | ir.SymbolicDim, ...], rank: int
+) -> NDArray[np.float32] | None:
+    """A constant of ``rank`` dimensions at most in exactly this shape, leading ones taken away."""
     numbers = array(value)
-    if numbers is None or numbers.dtype != np.float32 or numbers.ndim < len(shape):
+    if numbers is None or numbers.dtype != np.float32 or not len(shape) <= numbers.ndim <= rank:
         return None
     extra = numbers.ndim - len(shape)
     if any(size != 1 for size in numbers.shape[:extra]):
@@ -149,7 +157,7 @@ def _fraction(value: ir.Value, depth: int = 4) -> tuple[list[ir.Value], list[ir.
         return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
     if is_op(node, "Reciprocal"):
         return parts[0][1], parts[0][0]
-    if scalar(node.inputs[0]) == 1.0:
+    if scalar(node.inputs[0], beside=node.inputs[1]) == 1.0:
         return parts[1][1], parts[1][0]
     return parts[0][0] + parts[1][1], parts[0][1] + parts[1][0]
 
@@ -157,11 +165,11 @@ def _fraction(value: ir.Value, depth: int = 4) -> tuple[list[ir.Value], list[ir.
 def _spread(value: ir.Value) -> tuple[ir.Value, tuple[int, ...], float] | None:
     """``(x, axes, epsilon)`` of ``sqrt(mean((x - mean(x))**2) + epsilon)``."""
     root = value.producer()
-    if root is None or not (is_op(root, "Sqrt") or (is_op(root, "Pow") and scalar(root.inputs[1]) == 0.5)):
+    if root is None or not (is_op(root, "Sqrt") or (is_op(root, "Pow") and _exponent(root) == 0.5)):
         return None
     total = root.inputs[0].producer() if root.inputs[0] is not None else None
     for variance, number in _both(total) if total is not None and is_op(total, "Add") else ():
-        epsilon, mean = scalar(number), variance.producer()
+        epsilon, mean = scalar(number, beside=variance), variance.producer()
         if epsilon is None or mean is None or mean.inputs[0] is None:
             continue
         base = _squared(mean.inputs[0])
@@ -176,7 +184,11 @@ def _squared(value: ir.Value) -> ir.Value | None:
     if node is None or not is_op(node, "Mul", "Pow"):
         return None
     base, other = node.inputs
-    return base if (scalar(other) == 2.0 if is_op(node, "Pow") else other is base) else None
+    return base if (_exponent(node) == 2.0 if is_op(node, "Pow") else other is base) else None
+
+
+def _exponent(power: ir.Node) -> float | None:
+    return scalar(power.inputs[1], beside=power.inputs[0], kinds="fi")
 
 
 def _deviation(value: ir.Value) -> tuple[ir.Value, tuple[int, ...]] | None:

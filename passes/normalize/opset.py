@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["IR_VERSION", "OPSET", "ConvertOpsetPass"]
+__all__ = ["IR_VERSION", "OPSET", "AlignFunctionsPass", "ConvertOpsetPass"]
 
 import logging
 
@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from ..errors import ModelError
 from ..load import NEWEST_OPSET, OLDEST_OPSET
+from ..values import gathered_names
 from .adapters import ADAPTERS
 from .expand import REWRITES, function_body
 
@@ -23,6 +24,31 @@ IR_VERSION = 10
 _EXPANDED = "mpqtool.expanded"  # domain of functions that live only as long as the pass
 
 
+class AlignFunctionsPass(ir.passes.InPlacePass):
+    """Bring model and functions to opset 21 where a function is of another opset than the model.
+
+    Before: ``<opset 17> y = F(x)``, ``<opset 11> F (a) => (b) { b = Softmax(a) }``
+    After:  both of opset 21, ``F`` with the nodes that Softmax of opset 11 is said with
+
+    InlinePass asks for one opset. Left alone: a model whose functions all have its own.
+
+    Raises:
+        ModelError: A function cannot be converted.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        _shorten_domains(model)
+        opset = model.graph.opset_imports.get("")
+        others = [f for f in model.functions.values() if f.opset_imports.get("", opset) != opset]
+        if not others:
+            return ir.passes.PassResult(model, modified=False)
+        found = ", ".join(f"{function.name!r} of opset {function.opset_imports['']}" for function in others)
+        try:
+            return ConvertOpsetPass()(model)
+        except ModelError as error:
+            raise ModelError(f"Cannot inline {found} in a model of opset {opset}: {error}") from None
+
+
 class ConvertOpsetPass(ir.passes.InPlacePass):
     """Convert the standard operators from opset 7 ... 26 to 21, and the file format to IR 10.
 
@@ -32,9 +58,10 @@ class ConvertOpsetPass(ir.passes.InPlacePass):
     1. Where a schema version between differs in meaning, the node is rewritten; see ``adapters``.
     2. An operator that opset 21 does not have is replaced by the function that ONNX defines it as, or by
        a rewrite of ``expand``.
-    3. Every other node means the same at both opsets and stays as it is, subgraphs included.
+    3. Every other node stays as it is: it means the same at both opsets.
 
-    Exact, but for the order of sums in the bodies of functions. The names of nodes and values stay. Uses
+    Subgraphs included. Exact, but for the order of sums in the bodies of functions. The names of values
+    stay. Uses
     none of the converters of onnx and onnxscript: they need types and shapes everywhere, stop at custom
     domains, and give wrong results without a word where they have no adapter.
 
@@ -50,8 +77,7 @@ class ConvertOpsetPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         imports = model.graph.opset_imports
-        if "ai.onnx" in imports:  # the long name of the standard domain
-            imports.setdefault("", imports.pop("ai.onnx"))
+        _shorten_domains(model)
         opset = imports.get("")
         if opset is None or not OLDEST_OPSET <= opset <= NEWEST_OPSET:
             raise ModelError(
@@ -65,13 +91,22 @@ class ConvertOpsetPass(ir.passes.InPlacePass):
             opset = part.opset_imports.get("", OPSET)
             if opset != OPSET:
                 part.opset_imports[""] = OPSET
-                _convert_all(model, part, opset)
+                with gathered_names(part if isinstance(part, ir.Graph) else part.graph):
+                    _convert_all(model, part, opset)
                 logger.info("Converted %s from opset %d to %d", part.name, opset, OPSET)
                 modified = True
         if any(domain == _EXPANDED for domain, _, _ in model.functions):
             common.InlinePass(lambda function: function.domain == _EXPANDED)(model)
             imports.pop(_EXPANDED, None)
         return ir.passes.PassResult(model, modified=modified)
+
+
+def _shorten_domains(model: ir.Model) -> None:
+    """Call the standard domain by its short name."""
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for part in parts:
+        if "ai.onnx" in part.opset_imports:
+            part.opset_imports.setdefault("", part.opset_imports.pop("ai.onnx"))
 
 
 def _convert_all(model: ir.Model, owner: ir.Graph | ir.Function, opset: int) -> None:
@@ -87,9 +122,10 @@ def _convert_all(model: ir.Model, owner: ir.Graph | ir.Function, opset: int) -> 
         except ModelError as error:
             faults.append(f"{op_type} {node.name!r} {error}")
     if faults:
+        named = "the model" if isinstance(owner, ir.Graph) else f"function {owner.name!r}"
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ModelError(
-            f"Cannot convert the model from opset {opset} to {OPSET}: {faults[0]}{more}. "
+            f"Cannot convert {named} from opset {opset} to {OPSET}: {faults[0]}{more}. "
             f"Export it again at opset {OPSET}."
         )
 
@@ -160,5 +196,6 @@ def _check_types(node: ir.Node, target: onnx.defs.OpSchema) -> None:
         if value is None or value.dtype is None or formal.type_str not in allowed:
             continue
         found = f"tensor({value.dtype.name.lower()})"
-        if found not in allowed[formal.type_str]:
+        takes_tensors = any(name.startswith("tensor(") for name in allowed[formal.type_str])
+        if takes_tensors and found not in allowed[formal.type_str]:
             raise ModelError(f"{value.name!r} is {value.dtype.name}")

@@ -8,7 +8,7 @@ import logging
 
 import onnx_ir as ir
 
-from ..values import array, is_op, only_user, replace_value
+from ..values import array, bypass, is_op, only_user
 
 logger = logging.getLogger(__name__)
 
@@ -25,24 +25,15 @@ class FusePadIntoConvPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        fused = sum(_bypass(node) or _fuse(node) for node in model.graph if is_op(node, "Pad"))
+        fused = sum(_adds_nothing(node) or _fuse(node) for node in model.graph if is_op(node, "Pad"))
         if fused:
             logger.info("Removed %d Pad nodes", fused)
         return ir.passes.PassResult(model, modified=bool(fused))
 
 
-def _bypass(pad: ir.Node) -> bool:
-    x, out, pads = pad.inputs[0], pad.outputs[0], array(pad.inputs[1])
-    if x is None or pads is None or pads.any():
-        return False
-    if not out.is_graph_output():
-        out.replace_all_uses_with(x)
-    elif x.producer() is None or x.is_graph_output():
-        return False
-    else:
-        replace_value(out, x)
-    _remove(pad)
-    return True
+def _adds_nothing(pad: ir.Node) -> bool:
+    pads = array(pad.inputs[1])
+    return pad.inputs[0] is not None and pads is not None and not pads.any() and bypass(pad)
 
 
 def _fuse(pad: ir.Node) -> bool:
@@ -57,7 +48,8 @@ def _fuse(pad: ir.Node) -> bool:
     total = [old + new for old, new in zip(before, pads, strict=True)]
     conv.attributes["pads"] = ir.AttrInt64s("pads", total)
     conv.replace_input_with(0, x)
-    _remove(pad)
+    assert isinstance(pad.graph, ir.Graph)  # the caller iterates over one
+    pad.graph.remove(pad, safe=True)
     return True
 
 
@@ -75,8 +67,3 @@ def _spatial_pads(pad: ir.Node) -> list[int] | None:
     if rank < 3 or pads[:2].any() or pads[rank : rank + 2].any():
         return None
     return [int(size) for size in (*pads[2:rank], *pads[rank + 2 :])]
-
-
-def _remove(pad: ir.Node) -> None:
-    assert isinstance(pad.graph, ir.Graph)  # the caller iterates over one
-    pad.graph.remove(pad, safe=True)

@@ -8,7 +8,16 @@ import logging
 
 import onnx_ir as ir
 
-from ..values import array, int_attribute, is_op, replace_value, stamp, unused_name
+from ..values import (
+    array,
+    gathered_names,
+    int_attribute,
+    is_activation,
+    is_op,
+    replace_value,
+    stamp,
+    unused_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +29,12 @@ class RewriteReduceMeanPass(ir.passes.InPlacePass):
     Before: ``ReduceMean(x, axes=[2, 3], keepdims=0)``    After: ``Flatten(GlobalAveragePool(x), axis=1)``
 
     Torch exports ``AdaptiveAvgPool2d(1)`` and ``x.mean((2, 3))`` like this. Left alone: other axes, axes
-    that are not constant, and ``x`` of unknown rank or a rank below 3.
+    that are not constant, and ``x`` of unknown rank, a rank below 3 or of integers.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        rewritten = sum(_rewrite(node, self) for node in model.graph if is_op(node, "ReduceMean"))
+        with gathered_names(model.graph):
+            rewritten = sum(_rewrite(node, self) for node in model.graph if is_op(node, "ReduceMean"))
         if rewritten:
             logger.info("Rewrote %d ReduceMean to GlobalAveragePool", rewritten)
         return ir.passes.PassResult(model, modified=bool(rewritten))
@@ -33,7 +43,7 @@ class RewriteReduceMeanPass(ir.passes.InPlacePass):
 def _rewrite(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     x = node.inputs[0]
     axes = array(node.inputs[1]) if len(node.inputs) > 1 else None
-    if x is None or axes is None or x.shape is None or len(x.shape) < 3:
+    if x is None or not is_activation(x) or axes is None or x.shape is None or len(x.shape) < 3:
         return False
     rank = len(x.shape)
     if sorted(int(axis) % rank for axis in axes.ravel()) != list(range(2, rank)):

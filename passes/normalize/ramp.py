@@ -12,13 +12,16 @@ import onnx_ir as ir
 
 from ..values import array, float_attribute, is_op
 
-TOLERANCE = 2e-6
+_TOLERANCE = 2e-6
 """How far the constants of a formula may be off, relative: exporters write six to eight digits."""
+
+_DEPTH = 8
+"""How many nodes a formula may be spelled with, one behind the other."""
 
 
 def close(found: float, wanted: float) -> bool:
     """Whether a constant is the one of the formula."""
-    return math.isclose(found, wanted, rel_tol=TOLERANCE)
+    return math.isclose(found, wanted, rel_tol=_TOLERANCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +52,21 @@ class Ramp:
         )
 
 
-def ramps(value: ir.Value) -> Iterator[Ramp]:
+def ramps(value: ir.Value, *, depth: int = _DEPTH) -> Iterator[Ramp]:
     """All readings of a value as a ramp, of itself first, then of what lies further back.
 
-    Follows Add, Sub, Mul, Div, Min and Max with one number, Neg, Relu, Clip and HardSigmoid.
+    Follows Add, Sub, Mul, Div, Min and Max with one number, Neg, Relu, Clip and HardSigmoid, ``depth``
+    of them at most.
     """
     yield Ramp(value)
     node = value.producer()
-    if node is None or node.domain or not node.inputs:
+    if node is None or node.domain or not node.inputs or not depth:
         return
     if len(node.inputs) == 2 and is_op(node, "Add", "Sub", "Mul", "Div", "Min", "Max"):
-        yield from _with_number(node)
+        yield from _with_number(node, depth)
     elif is_op(node, "Neg", "Relu", "Clip", "HardSigmoid") and node.inputs[0] is not None:
         bounds = _bounds(node)
-        for inner in ramps(node.inputs[0]) if bounds is not None else ():
+        for inner in ramps(node.inputs[0], depth=depth - 1) if bounds is not None else ():
             if is_op(node, "Neg"):
                 yield inner.times(-1.0)
                 continue
@@ -73,14 +77,14 @@ def ramps(value: ir.Value) -> Iterator[Ramp]:
             yield inner.clipped(*bounds)
 
 
-def _with_number(node: ir.Node) -> Iterator[Ramp]:
+def _with_number(node: ir.Node, depth: int) -> Iterator[Ramp]:
     first, second = node.inputs
     numbers = scalar(first, beside=second), scalar(second, beside=first)
     x = first if numbers[1] is not None else second
     number = numbers[1] if numbers[1] is not None else numbers[0]
     if x is None or number is None or not math.isfinite(number):
         return
-    for inner in ramps(x):
+    for inner in ramps(x, depth=depth - 1):
         if is_op(node, "Add"):
             yield inner.plus(number)
         elif is_op(node, "Sub"):
@@ -108,10 +112,16 @@ def _bounds(node: ir.Node) -> tuple[float, float] | None:
     return (0.0, 1.0 if is_op(node, "HardSigmoid") else math.inf)
 
 
-def scalar(value: ir.Value | None, *, beside: ir.Value | None = None) -> float | None:
-    """The number of a constant of one element that adds no dimension to the value ``beside`` it."""
+def scalar(value: ir.Value | None, *, beside: ir.Value | None = None, kinds: str = "f") -> float | None:
+    """The number of a constant of one element that adds no dimension to the value ``beside`` it.
+
+    Args:
+        value: Perhaps a constant.
+        beside: What it is added to, multiplied by and so on; of one dimension if its rank is not known.
+        kinds: Of numpy types. Only an exponent of a formula on floats may be an integer.
+    """
     numbers = array(value)
-    if numbers is None or numbers.size != 1 or numbers.dtype.kind not in "fi":
+    if numbers is None or numbers.size != 1 or numbers.dtype.kind not in kinds:
         return None
     rank = len(beside.shape) if beside is not None and beside.shape is not None else 1
     return float(numbers.reshape(())) if beside is None or numbers.ndim <= rank else None
@@ -120,7 +130,9 @@ def scalar(value: ir.Value | None, *, beside: ir.Value | None = None) -> float |
 def factors(node: ir.Node) -> tuple[float, ir.Value, ir.Value] | None:
     """``(number, a, b)`` where the node computes ``number * a * b``, and neither is a number."""
     number = 1.0
-    while is_op(node, "Mul", "Div"):
+    for _ in range(_DEPTH):
+        if not is_op(node, "Mul", "Div"):
+            return None
         first, second = node.inputs
         if first is None or second is None:
             return None
@@ -141,14 +153,14 @@ def factors(node: ir.Node) -> tuple[float, ir.Value, ir.Value] | None:
     return None
 
 
-def polynomial(value: ir.Value, x: ir.Value, *, depth: int = 8) -> dict[int, float] | None:
+def polynomial(value: ir.Value, x: ir.Value, *, depth: int = _DEPTH) -> dict[int, float] | None:
     """The coefficients of a value as a polynomial in ``x``, by power.
 
     None if it is not one, or is written with more than ``depth`` nodes on the way.
     """
     if value is x:
         return {1: 1.0}
-    number = scalar(value, beside=x)
+    number = scalar(value, beside=x, kinds="fi")
     if number is not None:
         return {0: number}
     node = value.producer()

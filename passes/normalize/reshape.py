@@ -10,7 +10,15 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from ..values import add_initializer, array, int_attribute, is_op, replace_value, stamp
+from ..values import (
+    add_initializer,
+    array,
+    gathered_names,
+    int_attribute,
+    is_op,
+    replace_value,
+    stamp,
+)
 from .shape_values import SizeOf, sizes
 
 logger = logging.getLogger(__name__)
@@ -27,13 +35,14 @@ class CanonicalizeReshapePass(ir.passes.InPlacePass):
     2. A computed target with one unknown size becomes a constant one: that size is ``-1``, or 0, for
        "as before", if it is the first one of ``x`` too.
 
-    Relies on inferred shapes; ``n`` may be a number or a symbol. Left alone: every other Reshape.
+    Relies on inferred shapes; ``n`` may be a number or a symbol. Left alone: every other Reshape,
+    and sizes of 0.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        changed = sum(
-            _flatten(node, self) or _fix_target(node) for node in model.graph if is_op(node, "Reshape")
-        )
+        reshapes = (node for node in model.graph if is_op(node, "Reshape"))
+        with gathered_names(model.graph):
+            changed = sum(_flatten(node, self) or _fix_target(node) for node in reshapes)
         if changed:
             logger.info("Rewrote %d Reshape nodes", changed)
         return ir.passes.PassResult(model, modified=bool(changed))
@@ -44,7 +53,8 @@ def _flatten(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
     if x is None or x.shape is None or len(x.shape) < 2:
         return False
     features = [dim for dim in x.shape[1:] if isinstance(dim, int)]
-    if len(features) != len(x.shape) - 1 or not _has_features(node, math.prod(features)):
+    size = math.prod(features)
+    if len(features) != len(x.shape) - 1 or not size or not _has_features(node, size):
         return False
     graph = node.graph
     assert isinstance(graph, ir.Graph)  # the caller iterates over one
@@ -83,16 +93,17 @@ def _fix_target(node: ir.Node) -> bool:
         return False
     seen: list[int | SizeOf | ir.SymbolicDim] = [*(sizes(target) or shape or [])]
     unknown = [size for size in seen if not isinstance(size, int)]
-    if not seen or len(unknown) > 1 or (0 in seen and not int_attribute(node, "allowzero", 0)):
+    if not seen or len(unknown) > 1 or (0 in seen and (unknown or not int_attribute(node, "allowzero", 0))):
         return False
     replacement = -1
     if -1 in seen and unknown:
         if not isinstance(unknown[0], SizeOf) or seen[0] is not unknown[0] or not _is_batch(unknown[0], x):
             return False
         replacement = 0
-        node.attributes.pop("allowzero", None)
     graph = node.graph
     assert isinstance(graph, ir.Graph)  # the caller iterates over one
+    if 0 not in seen:
+        node.attributes.pop("allowzero", None)
     dims = [size if isinstance(size, int) else replacement for size in seen]
     name = f"{node.outputs[0].name}.shape"
     node.replace_input_with(1, add_initializer(graph, name, np.array(dims, np.int64)))

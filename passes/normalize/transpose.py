@@ -8,7 +8,7 @@ import logging
 
 import onnx_ir as ir
 
-from ..values import is_op, replace_value
+from ..values import bypass, is_op
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +45,8 @@ def _merge(node: ir.Node) -> bool:
 
 
 def _remove(node: ir.Node) -> bool:
-    x, out, order = node.inputs[0], node.outputs[0], _permutation(node)
-    if x is None or order is None or order != sorted(order):
-        return False
-    if not out.is_graph_output():
-        out.replace_all_uses_with(x)
-    elif x.producer() is None or x.is_graph_output():
-        return False
-    else:
-        replace_value(out, x)
-    assert node.graph is not None  # the caller iterates over one
-    node.graph.remove(node, safe=True)
-    return True
+    x, order = node.inputs[0], _permutation(node)
+    return x is not None and order is not None and order == sorted(order) and bypass(node)
 
 
 def _permutation(node: ir.Node) -> list[int] | None:

@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import mpqtool.api
+import mpqtool.coverage
 from mpqtool import health
 from mpqtool.cli import cli
+from mpqtool.coverage import LoweredLayers
 from mpqtool.errors import ModelError
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits.onnx"
@@ -74,7 +76,10 @@ def test_verify_exits_1_when_not_passed(monkeypatch: pytest.MonkeyPatch, passed:
     assert "50.0000%" in shown
 
 
-def test_lower_reports_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("share", "warned"), [(0.75, 0), (0.25, 1)])
+def test_lower_reports_sizes_and_what_stays_float(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, share: float, warned: int
+) -> None:
     source, target = tmp_path / "q.onnx", tmp_path / "i.onnx"
     source.write_bytes(bytes(1500))
 
@@ -82,11 +87,19 @@ def test_lower_reports_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.
         pathlib.Path(out).write_bytes(bytes(500))
         return pathlib.Path(out)
 
+    island = {"name": "c", "op": "Conv", "reason": "its bias is computed"}
+    layers = LoweredLayers(integer=1, float=1, mac_share_integer=share, islands=[island])
     monkeypatch.setattr(mpqtool.api, "lower", lower)
+    monkeypatch.setattr(mpqtool.coverage, "lowered_layers", lambda path: layers)
     result = _run("lower", str(source), "-o", str(target), "--json")
     assert json.loads(result.stdout) == {
         "path": str(target), "target": "cpu", "bytes": {"qdq": 1500, "integer": 500},
+        "layers": {"integer": 1, "float": 1, "mac_share_integer": share, "islands": [island]},
     }  # fmt: skip
+    said = result.stderr.splitlines()
+    assert said[0] == f"1 of 2 layers compute in integers, {share:.1%} of the MACs"
+    assert said[1] == "float: Conv 'c': its bias is computed"
+    assert [line.startswith("warning: less than half") for line in said[2:]] == [True] * warned
     assert "500 bytes (QDQ: 1,500)" in _run("lower", str(source), "-o", str(target)).stdout
 
 
@@ -160,7 +173,6 @@ def test_export_and_its_function_have_the_same_options() -> None:
     [
         pytest.param(["--input-shape", "1x28x28"], "got '1x28x28'", id="shape"),
         pytest.param(["--arg", "classes"], "got 'classes'", id="argument"),
-        pytest.param(["--weights", "none.safetensors"], "No such file", id="weights"),
     ],
 )
 def test_export_refuses_in_one_line_with_exit_status_2(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 import sys
 import types
@@ -16,7 +17,17 @@ from mpqtool.cli import cli
 from mpqtool.cli.quantize import command
 from mpqtool.errors import VerificationError
 from mpqtool.options import QuantizeOptions
-from mpqtool.result import DataInfo, Metric, ModelInfo, Result, ResultFile, Verification
+from mpqtool.result import (
+    Bits,
+    DataInfo,
+    LayerBits,
+    Metric,
+    ModelInfo,
+    Nodes,
+    Result,
+    ResultFile,
+    Verification,
+)
 
 RESULT = ResultFile(
     method="impq",
@@ -24,6 +35,14 @@ RESULT = ResultFile(
     data=DataInfo(mode="labels"),
     metric=Metric(name="top1", float=98.333, integer=98.05),
     verify=Verification(passed=True),
+    bits=Bits(
+        weights_eff=24.5,
+        layers=[
+            LayerBits(name="a", op="Conv", weights=10, weight_bits={"1": 1, "3": 1}),
+            LayerBits(name="b", op="MatMul", weights=30, weight_bits={"32": 4}),
+        ],
+    ),
+    nodes=Nodes(mac_share_integer=0.25),
 ).to_dict()
 
 
@@ -76,11 +95,32 @@ def test_options_reach_the_pipeline(pipeline: _Pipeline) -> None:
 def test_table_on_stdout_and_talk_on_stderr(pipeline: _Pipeline) -> None:
     result = CliRunner().invoke(cli, ["quantize", "m.onnx"])
     lines = result.stdout.splitlines()
-    assert "top1 float       98.33 %" in lines
-    assert "top1 qdq               -" in lines
-    assert "verified             yes" in lines
+    shown = [" ".join(line.split()) for line in lines]
+    assert "top1 float 98.33 %" in shown
+    assert "top1 qdq -" in shown
+    assert "verified yes" in shown
+    assert "weight bits (all layers) 24.50" in shown
+    assert "weight bits (quantized layers) 2.00" in shown
+    assert "MACs in integers 25.0%" in shown
     assert lines[-1] == "m.mpq"
     assert result.stderr == "working\n"
+
+
+def test_warnings_of_libraries_are_not_shown(
+    pipeline: _Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    honest = pipeline.run
+
+    def run(*arguments: Any) -> Result:
+        for name in ("onnx_ir.passes.common", "onnxscript.optimizer", "somewhere.else"):
+            logging.getLogger(name).warning("a step was left out")
+        return honest(*arguments)
+
+    monkeypatch.setattr(sys.modules["mpqtool.pipeline"], "run", run)
+    for library in ("onnx_ir", "onnxscript"):
+        monkeypatch.setattr(logging.getLogger(library), "level", logging.NOTSET)
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx"]).exit_code == 0
+    assert [record.name for record in caplog.records] == ["somewhere.else"]
 
 
 def test_json_is_alone_on_stdout(pipeline: _Pipeline) -> None:

@@ -8,9 +8,11 @@ import torch
 from compare import run_onnx
 from importing import BATCHES, imported
 
+import mpqtool.importer.attention
 from mpqtool.passes.errors import UnsupportedOpError
 
 HEADS, QUERIES, KEYS, SIZE, PAST = 4, 3, 5, 8, 2
+PAST_TYPE = f"float[N, {HEADS}, {PAST}, {SIZE}]"
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}  # float32, sums of eight products, and an exponential
 
 
@@ -94,8 +96,7 @@ def test_masks(kind: str, shape: str, is_causal: int) -> None:
 
 @pytest.mark.parametrize("is_causal", [0, 1])
 def test_past_and_present(is_causal: int) -> None:
-    past = f"float[N, {HEADS}, {PAST}, {SIZE}]"
-    shapes = _heads_first() | {"past_key": past, "past_value": past}
+    shapes = _heads_first() | {"past_key": PAST_TYPE, "past_value": PAST_TYPE}
     _assert_matches(_model(f"is_causal = {is_causal}", shapes, opset=23, outputs=3), reference=True)
 
 
@@ -160,55 +161,52 @@ def test_gradients(attributes: str) -> None:
     assert torch.autograd.gradcheck(module, inputs)
 
 
-def test_plain_attention_is_one_call_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    fused = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "scaled_dot_product_attention",
-        lambda *args, **kwargs: calls.append(args) or fused(*args, **kwargs),
-    )
-    _assert_matches(_model("is_causal = 0", _heads_first(), opset=23))
-    assert len(calls) == len(BATCHES)
+@pytest.mark.parametrize(
+    ("attributes", "more"),
+    [
+        ("is_causal = 0", {}),
+        ("is_causal = 1", {}),
+        ("softmax_precision = 1", {}),
+        ("is_causal = 1", {"mask": f"bool[{QUERIES}, {KEYS}]"}),
+        ("is_causal = 0", {"mask": f"float[N, 1, {QUERIES}, {KEYS}]"}),
+        ("is_causal = 1", {"past_key": PAST_TYPE, "past_value": PAST_TYPE}),
+    ],
+)
+def test_it_is_one_kernel_of_torch(
+    attributes: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the form in steps, in which the scores are all in memory."""
+    monkeypatch.delattr(mpqtool.importer.attention, "_attend")
+    model = _model(attributes, _heads_first() | more, opset=23)
+    _assert_matches(model, reference=True)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_the_kernel_gives_what_the_steps_give(kind: str) -> None:
+    """Values and gradients, of the mask too; a cap this high changes nothing but that it takes steps."""
+    shapes = _heads_first(kv_heads=2) | {"mask": f"{kind}[N, {HEADS}, {QUERIES}, {KEYS}]"}
+    made = []
+    for attributes in ("is_causal = 1", "is_causal = 1, softcap = 1e6"):
+        model = _model(attributes, shapes, opset=23)
+        inputs = [torch.from_numpy(array) for array in _feeds(model, 3).values()]
+        inputs[3].flatten(2)[0, 0] = 0 if kind == "bool" else -torch.inf
+        learned = [x.double().requires_grad_() for x in inputs[: 3 if kind == "bool" else 4]]
+        (y,) = imported(model)(*learned, *inputs[len(learned) :])
+        made.append((y, *torch.autograd.grad(y.square().sum(), learned)))
+    for fused, stepped in zip(*made, strict=True):
+        torch.testing.assert_close(fused, stepped, rtol=1e-6, atol=1e-9)  # 1e6 * tanh(x / 1e6)
+    assert made[0][0][0, 0].abs().max() == 0
+    assert made[0][0][1, 0, 1:].abs().max() > 0
 
 
 @pytest.mark.parametrize(
     ("attributes", "more", "reason"),
     [
-        ("softmax_precision = 7", {}, "softmax_precision=7 is no floating point type"),
-        ("is_causal = 0", {"past_key": f"float[N, {HEADS}, 2, {SIZE}]"}, "belong together"),
+        ("softmax_precision = 7", {}, "softmax_precision=7 is no floating point type. Set it to 1"),
+        ("is_causal = 0", {"past_key": PAST_TYPE}, "past_key is given without past_value. Give both"),
+        ("is_causal = 0", {"past_value": PAST_TYPE}, "past_value is given without past_key. Give both"),
     ],
 )
 def test_refusals(attributes: str, more: dict[str, str], reason: str) -> None:
     with pytest.raises(UnsupportedOpError, match=reason):
         imported(_model(attributes, _heads_first() | more, opset=23))
-
-
-@pytest.mark.parametrize("interleaved", [0, 1])
-@pytest.mark.parametrize("rotated", [0, 4])
-@pytest.mark.parametrize("positions", [False, True])
-@pytest.mark.parametrize("flat", [False, True])
-def test_rotary_embedding(interleaved: int, rotated: int, positions: bool, flat: bool) -> None:
-    half = (rotated or SIZE) // 2
-    x = f"float[N, {KEYS}, {HEADS * SIZE}]" if flat else f"float[N, {HEADS}, {KEYS}, {SIZE}]"
-    table = f"float[9, {half}]" if positions else f"float[N, {KEYS}, {half}]"
-    attributes = f"interleaved = {interleaved}, rotary_embedding_dim = {rotated}, num_heads = {HEADS}"
-    places = (f", int64[N, {KEYS}] places", ", places") if positions else ("", "")
-    model = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["": 23]> net ({x} x, {table} cos, {table} sin{places[0]}) => '
-        f"(float[] y) {{ y = RotaryEmbedding <{attributes}> (x, cos, sin{places[1]}) }}"
-    )
-    _assert_matches(model)
-
-
-def test_the_gradient_of_a_rotation_is_the_rotation_back() -> None:
-    model = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["": 23]> '
-        "net (float[1, 1, 2, 4] x, float[1, 2, 2] c, float[1, 2, 2] s) => (float[] y) "
-        "{ y = RotaryEmbedding (x, c, s) }"
-    )
-    angle = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(0))
-    x = torch.rand(1, 1, 2, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    (y,) = imported(model)(x, angle.cos(), angle.sin())
-    (y.square().sum() / 2).backward()  # the gradient at y is y
-    torch.testing.assert_close(x.grad, x.detach(), rtol=1e-5, atol=1e-6)

@@ -93,8 +93,8 @@ def test_bit_cast_of_half_bytes(source: Any, target: Any) -> None:
 @pytest.mark.parametrize(
     ("source", "number", "message"),
     [
-        (np.float32, 7, r"to=INT64 has 64 bits, and its input 32"),
-        (np.int8, 22, r"to=INT4 has 4 bits, and its input 8"),
+        (np.float32, 7, r"to=INT64 has 64 bits, allowed are types of 32"),
+        (np.int8, 22, r"to=INT4 has 4 bits, allowed are types of 8"),
         (ml_dtypes.uint4, 23, r"its output is FLOAT4E2M1, which torch cannot hold"),
         (ml_dtypes.float4_e2m1fn, 21, r"its input is FLOAT4E2M1, which torch cannot hold"),
     ],

@@ -61,5 +61,5 @@ def test_weights_learn() -> None:
 
 
 def test_an_unknown_activation_is_refused() -> None:
-    with pytest.raises(UnsupportedOpError, match="activation='relu' is unknown"):
+    with pytest.raises(UnsupportedOpError, match="activation='relu', allowed are none, silu, swish"):
         imported(_model('activation = "relu"'))

@@ -52,3 +52,15 @@ def test_a_file_that_asks_for_it_gets_it(mode: str) -> None:
     assert torch.equal(y > 0, mask)
     assert torch.equal(x.grad, y)
     assert abs(mask.float().mean() - 0.75) < 0.03  # four standard deviations of the mean of 4000
+
+
+@pytest.mark.parametrize("mode", ["t", "c"])
+def test_numbers_may_be_lists_of_one(mode: str) -> None:
+    body = f"c = Identity (t)  y = Dropout (x, r, {mode})"
+    given = {"r": np.float32([0.5]), "t": np.array([False])}
+    proto = parse(body, opset=13, inputs={"x": (3,)}, initializers=given)
+    assert imported(proto)(torch.ones(1, 3))[0].tolist() == [[1, 1, 1]]
+
+    given["t"] = np.array([True])
+    proto = parse(body, opset=13, inputs={"x": (100,)}, initializers=given)
+    assert set(imported(proto)(torch.ones(1, 100))[0].unique().tolist()) == {0, 2}

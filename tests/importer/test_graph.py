@@ -14,16 +14,20 @@ from importing import imported, parse
 from mpqtool.importer import registry, supported
 from mpqtool.passes.errors import UnsupportedOpError
 
-NAMES = ["conv.weight", "conv.weight.bias", "training", 'a"b', "0..x", "for"]
+NAMES = [
+    "conv.weight", "conv.weight.bias", 'a"b', "0..x", "for",
+    "training", "graph", "_graph", "_code", "meta", "_parameters",
+]  # fmt: skip
+TOTAL = sum(range(len(NAMES))) + len(NAMES) / 4
 
 
 def _chain(names: list[str]) -> onnx.ModelProto:
-    """Adds one vector after the other; the text form of ONNX cannot spell such names."""
+    """Adds one vector after the other, i + 1/4; the text form of ONNX cannot spell such names."""
     body = "  ".join(f"v{i + 1} = Add (v{i}, w{i})" for i in range(len(names)))
     proto = parse(
         body,
         inputs={"v0": (3,)},
-        initializers={f"w{i}": np.full(3, i, np.float32) for i in range(len(names))},
+        initializers={f"w{i}": np.full(3, i + 0.25, np.float32) for i in range(len(names))},
         outputs=(f"v{len(names)}",),
     )
     for i, name in enumerate(names):
@@ -36,8 +40,16 @@ def test_parameters_are_named_as_initializers_whatever_these_are() -> None:
     assert list(dict(module.named_parameters())) == NAMES
     assert list(module.state_dict()) == NAMES
     assert module.training is True
-    assert module.get_parameter("conv.weight.bias").tolist() == [1, 1, 1]
-    assert module(torch.zeros(2, 3))[0].tolist() == [[15, 15, 15]] * 2
+    assert module.get_parameter("conv.weight.bias").tolist() == [1.25] * 3
+    assert module(torch.zeros(2, 3))[0].tolist() == [[TOTAL] * 3] * 2
+
+
+def test_such_a_module_trains_and_changes_its_mode() -> None:
+    module = imported(_chain(NAMES)).eval()
+    assert module.training is False
+    module.train()(torch.zeros(2, 3))[0].sum().backward()
+    torch.optim.SGD(module.parameters(), lr=1).step()
+    assert module(torch.zeros(1, 3))[0].tolist() == [[TOTAL - 2 * len(NAMES)] * 3]
 
 
 def test_state_survives_loading_and_copying() -> None:
@@ -45,10 +57,10 @@ def test_state_survives_loading_and_copying() -> None:
     copied = copy.deepcopy(module)
     with torch.no_grad():
         module.get_parameter("training").fill_(7)
-    assert copied(torch.zeros(1, 3))[0].tolist() == [[15, 15, 15]]
+    assert copied(torch.zeros(1, 3))[0].tolist() == [[TOTAL] * 3]
 
     copied.load_state_dict(module.state_dict())
-    assert copied(torch.zeros(1, 3))[0].tolist() == [[20, 20, 20]]
+    assert copied(torch.zeros(1, 3))[0].tolist() == [[TOTAL + 7 - NAMES.index("training") - 0.25] * 3]
     assert list(dict(copied.named_parameters())) == NAMES
     copied.graph.lint()
     with pytest.raises(RuntimeError, match=r"Unexpected key.*other\.name"):
@@ -64,7 +76,7 @@ def test_a_submodule_can_be_added_and_is_copied() -> None:
         source.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
     module.recompile()
     for version in (module, copy.deepcopy(module)):
-        assert version(torch.full((1, 3), -1.0))[0].tolist() == [[0, 0, 0]]
+        assert version(torch.full((1, 3), -1.0))[0].tolist() == [[0.25] * 3]
 
 
 def test_every_value_can_be_found_by_its_name(rng: np.random.Generator) -> None:
@@ -169,7 +181,7 @@ def test_control_flow_says_so() -> None:
         onnx.helper.make_node("If", ["c"], ["y"], name="if", then_branch=branch, else_branch=branch)
     )
     proto.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
-    with pytest.raises(UnsupportedOpError, match=r"^Cannot import If 'if' .*control flow that depends on"):
+    with pytest.raises(UnsupportedOpError, match=r"^Cannot import If 'if' .*branches by the data"):
         imported(proto)
 
 
@@ -195,6 +207,22 @@ def test_an_attribute_that_is_not_handled_is_refused() -> None:
     proto.graph.node[0].attribute.append(onnx.helper.make_attribute("slope", 1))
     with pytest.raises(UnsupportedOpError, match=r"attribute 'slope' \(found 1\) is not handled"):
         imported(proto)
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [("y = Concat (x, x)", "missing a required argument: 'axis'"), ("y = Conv (x)", "'weight'")],
+)
+def test_a_node_that_lacks_something_is_refused(body: str, missing: str) -> None:
+    with pytest.raises(UnsupportedOpError, match=f"it breaks its schema: .*{missing}"):
+        imported(parse(body, inputs={"x": (3,)}))
+
+
+def test_what_a_constant_makes_is_no_part_of_the_state() -> None:
+    proto = parse("z = ConstantOfShape (s)  y = Add (x, z)", inputs={"x": (3,)})
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3], np.int64), "s"))
+    module = imported(proto)
+    assert (dict(module.named_parameters()), dict(module.state_dict())) == ({}, {})
 
 
 def test_every_registered_version_is_one_of_the_schema() -> None:

@@ -167,5 +167,5 @@ def test_codes_of_a_type_that_nothing_tells_are_refused(rng: np.random.Generator
         "{ z = Cast <to = 2> (t) q = QLinearMatMul(a, s, z, a, s, z, s, z) y = Cast <to = 1> (q) }",
         {"s": np.array(0.5, np.float32)},
     )
-    with pytest.raises(UnsupportedOpError, match="its codes is not known, handled are INT8 and UINT8"):
+    with pytest.raises(UnsupportedOpError, match="its codes is not known, allowed are INT8 and UINT8"):
         import_graph(model)

@@ -8,6 +8,8 @@ import pytest
 from node_suite import SKIPPED, claimed, run, skipped
 from operators_page import PAGE, page
 
+from mpqtool.passes.errors import UnsupportedOpError
+
 CASES = claimed()
 
 
@@ -19,7 +21,7 @@ def test_case(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if skipped(name) is not None])
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_listed_is_still_not_passed(name: str) -> None:
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises((AssertionError, UnsupportedOpError)):
         run(CASES[name])
 
 
@@ -32,5 +34,5 @@ def test_the_page_is_what_is_true() -> None:
     assert PAGE.read_text() == page(), "run: python tests/operators_page.py"
 
 
-def test_the_suite_is_large() -> None:
-    assert len([name for name in CASES if skipped(name) is None]) >= 1300
+def test_few_cases_are_listed() -> None:
+    assert len([name for name in CASES if skipped(name) is not None]) < 0.02 * len(CASES)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from compare import assert_equivalent, run_onnx
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 from onnx_text import parse
 
 from mpqtool.importer import import_graph
@@ -196,6 +197,15 @@ def test_a_float_weight_behind_a_pair_is_learned() -> None:
     assert gradient.tolist() == [[2] * 3] * 4
 
 
+@pytest.mark.parametrize("scale", [0.0173, 0.1])
+def test_float16_is_divided_in_float32(scale: float) -> None:
+    model = parse(
+        "g (float16[N] x) => (int8[N] q) { q = QuantizeLinear(x, s, z) }",
+        {"s": np.array(scale, np.float16), "z": np.array(0, np.int8)},
+    )
+    assert_same(model, np.arange(-130 * scale, 130 * scale, scale / 64, dtype=np.float16))
+
+
 @pytest.mark.parametrize(("number", "name"), [(23, "FLOAT4E2M1"), (7, "INT64")])
 def test_other_codes_are_refused(number: int, name: str) -> None:
     model = parse(
@@ -204,7 +214,7 @@ def test_other_codes_are_refused(number: int, name: str) -> None:
         PER_TENSOR,
         opset=23,
     )
-    with pytest.raises(UnsupportedOpError, match=f"the type of its codes is {name}, handled are .*UINT8"):
+    with pytest.raises(UnsupportedOpError, match=f"the type of its codes is {name}, allowed are .*UINT8"):
         import_graph(model)
 
 
@@ -214,5 +224,27 @@ def test_codes_of_a_type_that_nothing_tells_are_refused() -> None:
         "{ z = Cast <to = 2> (t) q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
         PER_TENSOR,
     )
-    with pytest.raises(UnsupportedOpError, match="the type of its codes is not known, handled are"):
+    with pytest.raises(UnsupportedOpError, match="the type of its codes is not known, allowed are"):
         import_graph(model)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        "w = Add (q, q)",
+        "w = Mul (q, q)",
+        "w = Div (q, three)",
+        "w = BitwiseAnd (q, three)",
+        "w = CastLike (three, q)",
+        'w = Resize <mode = "nearest"> (q, , two)',
+        "w = Clip (q, three)",
+        "w = Transpose (q)",
+        "w = Max (q, three)",
+    ],
+)
+def test_codes_are_integers_to_every_operator(middle: str) -> None:
+    body = f"q = QuantizeLinear (x, s, z)  {middle}  y = DequantizeLinear (w, s, z)"
+    codes = {"z": np.array(90, np.uint8), "three": np.array(3, np.uint8)}
+    numbers: Arrays = {**PER_TENSOR, **codes, "two": np.array([1, 2, 2], np.float32)}
+    model = parse(f"net (float[n,6,5] x) => (float[a,b,c] y) {{ {body} }}", numbers)
+    assert_same(common.ShapeInferencePass()(model).model, X)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from compare import assert_equivalent, run_onnx
@@ -10,6 +12,7 @@ from importing import assert_imports, imported, parse
 
 from mpqtool.importer.interpolation import Rule
 from mpqtool.importer.resize import resize
+from mpqtool.runtime.session import make_session
 
 MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -147,13 +150,61 @@ def test_torchs_nearest_is_exact_for_whole_factors(factor: int) -> None:
     torch.testing.assert_close(y, x.repeat_interleave(factor, 2), rtol=0, atol=0)
 
 
-def test_whole_numbers_are_rounded() -> None:
-    x = torch.tensor([[[0, 255, 3]]], dtype=torch.uint8)
-    y = resize(x, (1.0, 1.0, 2.0), None, Rule("cubic"))
-    expected = resize(x.double(), (1.0, 1.0, 2.0), None, Rule("cubic")).round().clamp(0, 255)
-    assert y.dtype == torch.uint8
-    assert expected.min() == 0  # below it, before the clamp
-    assert y.tolist() == expected.long().tolist()
+def _session(attributes: str, dtype: str = "float") -> Any:
+    """Resize of ``x`` of rank 4 in ONNX Runtime, of floats by sizes and of integers by scales ``s``."""
+    steers, names = ("int64[4] s", "x, , , s") if dtype == "float" else ("float[4] s", "x, , s")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 19]> '
+        f"net ({dtype}[A, B, C, D] x, {steers}) => ({dtype}[] y) "
+        f"{{ y = Resize <{attributes}> ({names}) }}"
+    )
+    return make_session(proto.SerializeToString(), level="disabled", threads=1)
+
+
+@pytest.mark.parametrize("nearest", NEAREST)
+@pytest.mark.parametrize("coordinates", [*MODES, "half_pixel_symmetric", "tf_half_pixel_for_nn"])
+def test_the_nearest_is_onnx_runtimes_at_every_size(coordinates: str, nearest: str) -> None:
+    attributes = f'coordinate_transformation_mode = "{coordinates}", nearest_mode = "{nearest}"'
+    session = _session(attributes)
+    rule = Rule("nearest", coordinates, nearest)
+    for first, second in itertools.combinations_with_replacement(range(1, 25), 2):
+        x = np.arange(first * second, dtype=np.float32).reshape(1, 1, first, second)
+        sizes = (1, 1, second, first)  # one axis grows and the other shrinks
+        (expected,) = session.run(None, {"x": x, "s": np.array(sizes)})
+        y = resize(torch.from_numpy(x), None, sizes, rule).numpy()
+        np.testing.assert_array_equal(y, expected, err_msg=f"{first} and {second}")
+
+
+@pytest.mark.parametrize("scales", [(2.0, 2.0), (1.7, 0.6), (0.5, 0.4), (1.0, 3.0)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+def test_whole_numbers_lose_their_fractions(
+    dtype: str, scales: tuple[float, float], rng: np.random.Generator
+) -> None:
+    x = rng.integers(0, 128, (1, 3, 20, 20)).astype(dtype) - np.array(50, dtype)  # of uint8, it wraps around
+    (expected,) = _session('mode = "linear"', dtype).run(None, {"x": x, "s": np.float32((1, 1, *scales))})
+    y = resize(torch.from_numpy(x), (1.0, 1.0, *scales), None, Rule("linear")).numpy()
+    assert y.dtype == expected.dtype
+    assert np.abs(y.astype(int) - expected).max() <= 1
+    assert (y != expected).mean() < 0.003  # where one of both is a rounding below a whole number
+
+
+@pytest.mark.parametrize("scales", [(2.0, 2.0), (1.7, 0.6), (0.5, 0.4), (1.0, 3.0)])
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_antialiased_whole_numbers_are_rounded_and_clipped(
+    dtype: str, mode: str, scales: tuple[float, float], rng: np.random.Generator
+) -> None:
+    x = rng.integers(0, 256, (1, 3, 20, 20)).astype(dtype)
+    session = _session(f'mode = "{mode}", antialias = 1', dtype)
+    (expected,) = session.run(None, {"x": x, "s": np.float32((1, 1, *scales))})
+    y = resize(torch.from_numpy(x), (1.0, 1.0, *scales), None, Rule(mode, antialias=True)).numpy()
+    assert np.abs(y.astype(int) - expected).max() <= 1
+    assert (y != expected).mean() < 0.05  # halves; not rounded it would be half of all
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_tensor_that_keeps_its_size_stays_as_it_is(mode: str) -> None:
+    _check(f'mode = "{mode}"', scales=(1, 1, 1.1, 1.1))
 
 
 @pytest.mark.parametrize(

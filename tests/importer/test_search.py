@@ -75,6 +75,38 @@ def test_the_smallest_and_other_k(opset: int, largest: int, k: int) -> None:
     _assert_same(_top_k(f"<largest = {largest}> (x, k)", opset=opset, k=k))
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64"]
+)
+def test_of_many_equals_the_lower_index_is_first(dtype: str, axis: int, largest: int) -> None:
+    """Infinities, both zeros and the ends of the type among them."""
+    kind, array_type = np.dtype(dtype).kind, np.dtype(dtype)
+    info = np.finfo(array_type) if kind == "f" else np.iinfo(array_type)
+    numbers = [info.min, info.max, 0, 1, 2, *((-0.0, np.inf, -np.inf, info.tiny) if kind == "f" else ())]
+    x = np.random.default_rng(0).choice(np.array(numbers, array_type), (40, 50, 60))
+    element = onnx.helper.np_dtype_to_tensor_dtype(array_type)
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=axis, largest=largest)],
+            "net",
+            [onnx.helper.make_tensor_value_info("x", element, x.shape)],
+            [
+                onnx.helper.make_tensor_value_info("y", element, None),
+                onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, None),
+            ],
+            [onnx.numpy_helper.from_array(np.array([13], np.int64), "k")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 24)],
+        ir_version=10,
+    )
+    expected = run_onnx(proto, {"x": x})
+    y, index = imported(proto)(torch.from_numpy(x))
+    np.testing.assert_array_equal(index.numpy(), expected["i"])
+    np.testing.assert_array_equal(y.numpy(), expected["y"])
+
+
 def test_k_can_be_computed() -> None:
     """As many as there are rows: an exported ``min(k, n)``."""
     proto = _top_k("(x, k)", opset=21, k=None)

@@ -91,7 +91,25 @@ def test_mel_weights() -> None:
         rtol=1e-5,
         atol=1e-5,
     )
-    assert module.state_dict()["m"].shape == (33, 8)  # a constant
+    assert module.get_buffer("m").shape == (33, 8)  # a constant
+
+
+def test_mel_weights_of_lists_of_one() -> None:
+    numbers = (8, 64, 16000, 20.0, 7600.0)
+    names = ("a", "b", "c", "d", "e")
+    arrays = {
+        name: np.array([number], np.float32 if isinstance(number, float) else np.int64)
+        for name, number in zip(names, numbers, strict=True)
+    }
+    proto = parse(
+        "m = MelWeightMatrix(a, b, c, d, e) y = MatMul(x, m)",
+        opset=17,
+        inputs={"x": (33,)},
+        initializers=arrays,
+    )
+    x = torch.ones(1, 33)
+    expected = x @ mel_weight_matrix(*numbers, torch.float32)
+    torch.testing.assert_close(imported(proto)(x)[0], expected, rtol=0, atol=0)
 
 
 def test_mel_weights_of_computed_numbers() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mpqtool.importer.unsigned import as_int64, from_ordered, in_order
+from mpqtool.importer.unsigned import as_float64, as_int64, from_ordered, in_order
 
 DTYPES = [torch.uint16, torch.uint32, torch.uint64]
 
@@ -31,3 +31,9 @@ def test_other_types_stay(dtype: torch.dtype) -> None:
     x = torch.ones(2, dtype=dtype)
     assert as_int64(x) is x
     assert in_order(x) is x
+
+
+def test_only_integers_become_float64() -> None:
+    half = torch.tensor([0.5], dtype=torch.float16)
+    assert as_float64(half) is half
+    assert as_float64(torch.tensor([3], dtype=torch.int8)).dtype == torch.float64

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mpqtool.importer.window import ceil_pads, same_pads, spatial_attributes, torch_pads, windows
+from mpqtool.importer.window import ceil_pads, same_pads, spatial_attributes, split_pads, torch_pads, windows
 
 
 def test_torch_pads_are_the_last_axis_first() -> None:
@@ -56,3 +56,8 @@ def test_windows_are_a_view() -> None:
     view = windows(x, (2,), (2,), (3,))
     torch.testing.assert_close(view[0, 0], torch.tensor([[0.0, 3.0], [2.0, 5.0]]), rtol=0, atol=0)
     assert view.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+
+
+def test_the_odd_one_of_split_pads() -> None:
+    assert split_pads([3, 2], "SAME_UPPER") == (1, 1, 2, 1)
+    assert split_pads([3, 2], "SAME_LOWER") == (2, 1, 1, 1)

@@ -221,3 +221,39 @@ def test_symbolic_heights_leave_the_macs_open() -> None:
     conv, _, last = cost.layers(parse(text, weights))
     assert (conv.macs, conv.weights, conv.inputs) == (None, 288, None)
     assert last.macs == 40
+
+
+def test_sizes_of_samples_close_what_a_model_leaves_open() -> None:
+    weights = {"w": np.ones((8, 4, 3, 3)), "dw": np.ones((8, 1, 3, 3)), "fc": np.ones((5, 8))}
+    gemm = "Gemm<transB=1>(f, fc)"
+    fixed = parse(_NET.replace("SIZE", "8").replace("GEMM", gemm), weights)
+    free = parse(_NET.replace("SIZE", "s").replace("GEMM", gemm), weights)
+    assert cost.layers(cost.sized(free, {"x": (7, 4, 8, 8)})) == cost.layers(fixed)
+    assert cost.layers(free)[0].macs is None  # it was left as it is
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("layout", [0, 1])
+def test_recurrent_layers_count_both_weights_at_every_step(op: str, gates: int, layout: int) -> None:
+    rows, shape = gates * 6, "n,7,5" if layout else "7,n,5"
+    text = f"""net (float[{shape}] x) => (float[a,b,c,d] y) {{
+        y = {op}<hidden_size=6, direction="bidirectional", layout={layout}>(x, w, r)
+    }}"""
+    (row,) = cost.layers(parse(text, {"w": np.ones((2, rows, 5)), "r": np.ones((2, rows, 6))}))
+    weights = 2 * rows * (5 + 6)
+    assert (row.name, row.op, row.weights, row.kernels) == ("w", op, weights, 2 * rows)
+    assert (row.macs, row.inputs, row.mean_bits) == (7 * weights, 7 * 5, 32)
+
+
+def test_a_recurrent_layer_of_any_length() -> None:
+    text = "net (float[t,n,5] x) => (float[t,1,n,6] y) { y = RNN<hidden_size=6>(x, w, r) }"
+    (row,) = cost.layers(parse(text, {"w": np.ones((1, 6, 5)), "r": np.ones((1, 6, 6))}))
+    assert (row.macs, row.inputs, row.weights) == (None, None, 66)
+
+
+def test_a_transposed_convolution_uses_its_weights_at_every_input_element() -> None:
+    text = (
+        "net (float[n,4,5,5] x) => (float[n,6,10,10] y) { y = ConvTranspose<group=2, strides=[2,2]>(x, w) }"
+    )
+    (row,) = cost.layers(parse(text, {"w": np.ones((4, 3, 2, 2))}))
+    assert (row.macs, row.weights, row.kernels, row.inputs) == (48 * 25, 48, 6, 100)

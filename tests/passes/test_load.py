@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,9 @@ def test_a_file_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     [
         pytest.param(None, "no such file", id="missing"),
         pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(b"PK\x03\x04 a torch checkpoint", "it is not an ONNX file", id="zip"),
+        pytest.param(
+            b"PK\x03\x04 a torch checkpoint", r"it is not an ONNX file\. Give one; `mpqtool export`", id="zip"
+        ),
         pytest.param(b"<html>404</html>", "it is not an ONNX file", id="html"),
         pytest.param(b"ply\nformat ascii 1.0\n", "it is not an ONNX file", id="text"),
     ],
@@ -157,13 +160,93 @@ def test_an_infinite_scalar_is_a_bound(path: pathlib.Path, bound: float, accepte
             load_model(path)
 
 
-def test_a_graph_that_breaks_the_rules(path: pathlib.Path) -> None:
+def _changed(path: pathlib.Path, change: Callable[[ir.Node], None]) -> None:
     model = _model()
-    model.graph[0].op_type = "Jemm"
+    model.graph[0].name = "last layer"
+    change(model.graph[0])
     _write(path, model)
-    with pytest.raises(ModelError, match=r"No Op registered for Jemm.* Export the model again\.") as caught:
+
+
+def _rename(node: ir.Node) -> None:
+    node.op_type = "Gelu"
+
+
+def _attribute(node: ir.Node) -> None:
+    node.attributes["slope"] = ir.AttrFloat32("slope", 1.0)
+
+
+def _unnamed(node: ir.Node) -> None:
+    _attribute(node)
+    node.name = None
+
+
+@pytest.mark.parametrize(
+    ("change", "sentences"),
+    [
+        (
+            _rename,
+            "Node(last layer) with schema(::Gelu:20) has input size 2 not in range [min=1, max=1].",
+        ),
+        (_attribute, "Unrecognized attribute: slope for operator Gemm, in node 'last layer'."),
+        (_unnamed, "Unrecognized attribute: slope for operator Gemm."),
+    ],
+)
+def test_a_graph_that_breaks_the_rules(
+    path: pathlib.Path, change: Callable[[ir.Node], None], sentences: str
+) -> None:
+    _changed(path, change)
+    with pytest.raises(ModelError) as caught:
         load_model(path)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"Cannot use {str(path)!r}: {sentences} Export the model again."
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["graph", "branch"])
+def test_an_operator_unknown_to_onnx_is_left_for_the_importer(path: pathlib.Path, inside: bool) -> None:
+    text = "net (float[n] x) => (float[n] y) { y = Relu(x) }"
+    if inside:
+        text = """net (float[n] x, bool c) => (float[n] y) {
+            y = If(c) <then_branch = t () => (float[n] a) { a = Relu(x) },
+                       else_branch = e () => (float[n] b) { b = Neg(x) }>
+        }"""
+    model = parse(text)
+    relu = next(n for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.op_type == "Relu")
+    relu.op_type = "Reluu"
+    _write(path, model)
+    found = load_model(path)
+    assert [(n.domain, n.op_type) for n in ir.traversal.RecursiveGraphIterator(found.graph)][
+        -2 if inside else -1
+    ] == ("", "Reluu")
+
+
+def test_a_rule_broken_beside_an_unknown_operator_is_found(path: pathlib.Path) -> None:
+    model = parse("net (float[n] x) => (float[n] y) { a = Relu(x) y = Neg(a) }")
+    model.graph[0].op_type = "Reluu"
+    _attribute(model.graph[1])
+    _write(path, model)
+    with pytest.raises(ModelError, match="Unrecognized attribute: slope for operator Neg"):
+        load_model(path)
+
+
+def test_initializers_of_ir_version_3_need_not_be_inputs(path: pathlib.Path) -> None:
+    model = parse(
+        "net (float[n,4] x) => (float[n,3] y) { y = MatMul(x, w) }", {"w": np.ones((4, 3))}, opset=8
+    )
+    model.ir_version = 3
+    _write(path, model)
+    found = load_model(path)
+    assert [value.name for value in found.graph.inputs] == ["x"]
+    assert_equivalent(run_onnx(model, _FEEDS), run_onnx(found, _FEEDS), rtol=0, atol=0)
+
+
+def test_a_file_of_another_domain_alone(path: pathlib.Path) -> None:
+    proto = ir.to_proto(_model())
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 1))
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(
+        ModelError, match=r"it holds no operators of ai\.onnx, only of ai\.onnx\.ml\. Give a "
+    ):
+        load_model(path)
 
 
 @pytest.mark.parametrize("leave", ["type", "shape"])

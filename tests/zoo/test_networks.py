@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import math
+import pathlib
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpqtool import zoo
+from mpqtool.cli.export import command
 
 # MACs and parameters in full; the papers and torchvision print the same, rounded:
 FULL = {
@@ -43,6 +48,37 @@ def test_every_network_is_counted() -> None:
 def test_cost_is_that_of_the_paper(name: str) -> None:
     module = _meta(getattr(zoo, name))
     assert _cost(module, module.input_shape) == FULL[name]
+
+
+def _arguments(name: str) -> dict[str, object]:
+    parameters = inspect.signature(getattr(zoo, name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items()}
+
+
+def test_page_says_what_is_true() -> None:
+    page = pathlib.Path(__file__).parents[2] / "docs" / "zoo.md"
+    rows = {
+        cells[0].strip("`"): cells[1:]
+        for line in page.read_text().splitlines()
+        if re.match(r"\| `\w+` \| [\d,]+ \|", line)
+        for cells in [line.strip("| ").split(" | ")]
+    }
+    assert set(rows) == set(zoo.__all__)
+    for name, (macs, parameters, shape, arguments) in rows.items():
+        assert (int(macs.replace(",", "")), int(parameters.replace(",", ""))) == FULL[name]
+        assert shape == ",".join(map(str, _meta(getattr(zoo, name)).input_shape))
+        defaults = [f"`{key}={str(value).lower()}`" for key, value in _arguments(name).items()]
+        assert arguments.split() == defaults
+
+
+def test_help_says_what_is_true() -> None:
+    assert command.help is not None
+    common, table = command.help.split("\b")
+    assert "in_channels and classes" in common
+    rows = {words[0]: words[1:] for words in map(str.split, table.strip().splitlines())}
+    assert set(rows) == set(zoo.__all__)
+    for name, words in rows.items():
+        assert {"in_channels", "classes", *words} == set(_arguments(name))
 
 
 @pytest.mark.parametrize(
@@ -95,10 +131,25 @@ def test_state_dictionary_is_that_of_torchvision(name: str, digest: str) -> None
         (zoo.vgg_small, {"size": 28}, "size must be a multiple of 8, .* got 28"),
         (zoo.transformer, {"size": 30}, "size must be a multiple of patch, 4; got 30"),
         (zoo.transformer, {"width": 30}, "width must be a multiple of heads, 4; got 30"),
+        (zoo.mobilenet_v1, {"width": -1}, "width must be a positive number; got -1"),
+        (zoo.mobilenet_v3_small, {"width": "2"}, "width must be a positive number; got '2'"),
+        (zoo.mobilenet_v1, {"width": math.inf}, "width must be a positive number; got inf"),
+        (zoo.efficientnet_b0, {"depth": 0}, "depth must be a positive number; got 0"),
+        (zoo.resnet18, {"width": 8.5}, "width must be a positive integer; got 8.5"),
+        (zoo.vgg_small, {"size": 0}, "size must be a positive integer; got 0"),
+        (zoo.transformer, {"heads": 0}, "heads must be a positive integer; got 0"),
     ],
 )
 def test_sizes_that_do_not_fit(
-    factory: Callable[..., nn.Module], arguments: dict[str, int], message: str
+    factory: Callable[..., nn.Module], arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         factory(**arguments)
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("key", ["in_channels", "classes"])
+@pytest.mark.parametrize("value", [0, True, "text"])
+def test_counts_that_are_none(name: str, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be a positive integer; got "):
+        getattr(zoo, name)(**{key: value})

@@ -11,12 +11,13 @@ import pytest
 from compare import assert_equivalent, run_onnx
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
-from onnx_text import ops
+from onnx_text import ops, parse
 
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.load import NEWEST_OPSET, OLDEST_OPSET
 from mpqtool.passes.normalize.adapters import ADAPTERS
 from mpqtool.passes.normalize.opset import OPSET, ConvertOpsetPass
+from mpqtool.passes.pipelines import normalize
 from mpqtool.passes.values import all_values, array
 
 
@@ -172,12 +173,59 @@ def test_is_said_so(opset: int, body: str, kept: list[str]) -> None:
     assert all("round_mode" not in node.attributes for node in model.graph)
 
 
-def test_group_norm_keeps_the_names_of_its_weights() -> None:
-    model = _model("y = GroupNormalization<num_groups=2>(x, g, b)", {"g": [1, 2], "b": [0.5, -1]}, 18)
+@pytest.mark.parametrize("channels", [4, "c"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = GroupNormalization<num_groups=2, epsilon=0.1>(x, g, b)",
+        "y = GroupNormalization<num_groups=2>(x, g, g)",
+        "t = GroupNormalization<num_groups=2>(x, g, b) y = GroupNormalization<num_groups=2>(t, g, b)",
+    ],
+    ids=["one", "one-weight", "two"],
+)
+def test_group_norm_keeps_its_weights_as_they_are(
+    body: str, channels: int | str, rng: np.random.Generator
+) -> None:
+    weights = {"g": [1.0, 2.0], "b": [0.5, -1.0]} if "b)" in body else {"g": [1.0, 2.0]}
+    model = _model(body, weights, 18)
+    model.graph.inputs[0].shape = ir.Shape(["n", channels, 5, 2])
+    feeds = {"x": rng.normal(size=(3, 4, 5, 2)).astype(np.float32)}
+    before = run_onnx(model, feeds)
     ConvertOpsetPass()(model)
-    assert ops(model) == ["GroupNormalization"]
-    assert array(model.graph.initializers["g"]).tolist() == [1, 1, 2, 2]
-    assert array(model.graph.initializers["b"]).tolist() == [0.5, 0.5, -1, -1]
+    assert {name: array(model.graph.initializers[name]).tolist() for name in weights} == weights
+    assert set(model.graph.initializers) == set(weights)
+    assert_equivalent(before, run_onnx(model, feeds), rtol=1e-5, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    "scales", [[1, 1, 0.6, 0.6], [1, 1, 0.4, 1], [1, 1, 1, 0.5]], ids=["both", "first", "second"]
+)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_10_shrinks_as_onnx_runtime_does(scales: list[float], mode: str) -> None:
+    feeds = {"x": np.arange(80, dtype=np.float32).reshape(2, 4, 5, 2)}
+    model = _model(f'y = Resize<mode="{mode}">(x, s)', {"s": scales}, 10)
+    before = run_onnx(model, feeds)
+    ConvertOpsetPass()(model)
+    assert_equivalent(before, run_onnx(model, feeds), rtol=1e-6, atol=0)  # weights of the corners
+
+
+@pytest.mark.parametrize("body", ["y = Softmax<axis=1>(x)", "y = Softmax<axis=3>(x)"])
+def test_softmax_of_nothing(body: str) -> None:
+    text = f"net (float[n,3,0,2] x) => (float[n,3,0,2] y) {{ {body} }}"
+    feeds = {"x": np.zeros((2, 3, 0, 2), np.float32)}
+    before = run_onnx(parse(text, opset=11), feeds)
+    model = ConvertOpsetPass()(parse(text, opset=11)).model
+    assert_equivalent(before, run_onnx(model, feeds), rtol=0, atol=0)
+    assert_equivalent(before, run_onnx(normalize(parse(text, opset=11)), feeds), rtol=0, atol=0)
+
+
+def test_sequences_of_a_later_version_are_no_fault() -> None:
+    model = _model("s = SplitToSequence<axis=1>(x) y = ConcatFromSequence<axis=1>(s)", {}, 24)
+    ConvertOpsetPass()(ShapeInferencePass()(model).model)
+    assert ops(model) == ["SplitToSequence", "ConcatFromSequence"]
+
+
+_HELD = {"s": np.float32(1), "r": np.zeros(0, np.float32), "mixed": [1, 1, 2, 0.5]}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +251,25 @@ def test_group_norm_keeps_the_names_of_its_weights() -> None:
             id="tf_half_pixel",
         ),
         pytest.param(
+            11,
+            'y = Resize<mode="cubic", nearest_mode="floor", '
+            'coordinate_transformation_mode="tf_half_pixel_for_nn">(x, r, s)',
+            "beside mode='cubic' and nearest_mode='floor'; 'nearest' and 'floor' are allowed",
+            id="tf_half_pixel-cubic",
+        ),
+        pytest.param(
+            10,
+            'y = Resize<mode="nearest">(x, mixed)',
+            r"its scales are \[1.0, 1.0, 2.0, 0.5\]; .* all at least 1 or all at most 1",
+            id="grows-and-shrinks",
+        ),
+        pytest.param(
+            10,
+            "c = Abs(mixed) y = Resize(x, c)",
+            "its scales are computed; those of mode='nearest' must be constant",
+            id="scales-computed",
+        ),
+        pytest.param(
             8,
             "y = Scan<num_scan_inputs=1, body = b (float[5,2] i) => (float[5,2] o) { o = Relu(i) }>(, x)",
             "Scan over a batch",
@@ -224,7 +291,7 @@ def test_group_norm_keeps_the_names_of_its_weights() -> None:
 )
 def test_has_no_form(opset: int, body: str, message: str) -> None:
     with pytest.raises(ModelError, match=rf"from opset {opset} to 21: .*{message}") as caught:
-        ConvertOpsetPass()(_model(body, {"s": np.float32(1), "r": np.zeros(0, np.float32)}, opset))
+        ConvertOpsetPass()(_model(body, _HELD, opset))
     assert "\n" not in str(caught.value)
 
 

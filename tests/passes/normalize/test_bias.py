@@ -14,9 +14,7 @@ _ADD = "net (float[n,2,5,5] x) => (float[n,4,c,d] y) { t = Conv(x, w) y = Add(t,
 _FEEDS = {"x": np.linspace(-2, 3, 100, dtype=np.float32).reshape(2, 2, 5, 5)}
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 4, 1, 1), (4, 1, 1), (), (1,)], ids=["rank4", "rank3", "scalar", "one"]
-)
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (4, 1, 1)], ids=["rank4", "rank3"])
 @pytest.mark.parametrize("swapped", [False, True], ids=["conv+c", "c+conv"])
 def test_fuses_a_constant_per_channel(shape: tuple[int, ...], swapped: bool) -> None:
     text = _ADD.replace("Add(t, c)", "Add(c, t)") if swapped else _ADD
@@ -68,30 +66,31 @@ def test_copies_a_constant_that_others_use() -> None:
     [
         pytest.param(_ADD, np.ones((5, 3)), id="varies-over-positions"),
         pytest.param(_ADD, np.ones((2, 4, 1, 1)), id="varies-over-samples"),
+        pytest.param(_ADD, np.ones(()), id="one-for-all-channels"),
         pytest.param(
             "net (float[n,2,5,5] x) => (float[n,4,c,d] y, float[n,4,e,f] t) { t = Conv(x, w) y = Add(t, c) }",
-            np.ones(1),
+            np.ones((4, 1, 1)),
             id="graph-output",
         ),
         pytest.param(
             "net (float[n,2,5,5] x) => (float[n,4,c,d] y) { t = Conv(x, w) u = Add(t, c) y = Mul(u, t) }",
-            np.ones(1),
+            np.ones((4, 1, 1)),
             id="other-users",
         ),
         pytest.param(
             "net (float[n,2,5,5] x, float[4] b) => (float[n,4,c,d] y) { t = Conv(x, w, b) y = Add(t, c) }",
-            np.ones(1),
+            np.ones((4, 1, 1)),
             id="bias-not-constant",
         ),
         pytest.param(
             "net (float[n,2,5,5] x) => (float[n,4,c,d] y) { v = Relu(w) t = Conv(x, v) y = Add(t, c) }",
-            np.ones(1),
+            np.ones((4, 1, 1)),
             id="weight-not-constant",
         ),
         pytest.param(
             "net (float[n,2,5,5] x) => (float[n,4,c,d] y) "
             "{ t = Conv(x, w) r = Relu(x) s = Conv(r, w) y = Add(t, s) z = Add(t, c) }",
-            np.ones(1),
+            np.ones((4, 1, 1)),
             id="not-a-constant",
         ),
     ],
@@ -101,7 +100,7 @@ def test_leaves_alone(text: str, c: np.ndarray) -> None:
 
 
 def test_second_run_changes_nothing() -> None:
-    model = FuseAddIntoConvBiasPass()(parse(_ADD, {"w": _W, "c": [1.0]})).model
+    model = FuseAddIntoConvBiasPass()(parse(_ADD, {"w": _W, "c": np.ones((4, 1, 1))})).model
     assert not FuseAddIntoConvBiasPass()(model).modified
 
 
@@ -147,3 +146,13 @@ def test_a_bias_from_outside_is_kept() -> None:
     )
     assert isinstance(model, ir.Model)
     assert not RemoveZeroBiasPass(())(model).modified
+
+
+def test_one_channel_takes_a_scalar_that_is_its_weight_too() -> None:
+    text = "net (float[n,1,5,5] x) => (float[n,1,5,5] y) { t = Conv(x, w) y = Add(t, w) }"
+    weights, feeds = {"w": [[[[3.0]]]]}, {"x": _FEEDS["x"].reshape(4, 1, 5, 5)}
+    before = run_onnx(parse(text, weights), feeds)
+    model = FuseAddIntoConvBiasPass()(parse(text, weights)).model
+    assert ops(model) == ["Conv"]
+    assert set(model.graph.initializers) == {"w", "w_bias"}
+    assert_equivalent(before, run_onnx(model, feeds), rtol=1e-6, atol=1e-6)  # as above

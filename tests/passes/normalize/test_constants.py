@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -181,3 +182,86 @@ def test_a_cast_that_does_not_saturate_stays_so() -> None:
     assert ops(model) == ["Cast", "Cast"]
     assert model.graph[0].attributes["saturate"].as_int() == 0
     assert not FoldConstantsPass()(model).modified
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ("v = Reshape(w, to) y = Conv(x, v)", (4, 18)),
+        ("v = Transpose<perm=[0,1,3,2]>(w) y = Conv(x, v)", (4, 2, 3, 3)),
+        ("u = Squeeze(w, zero) v = Transpose<perm=[1,0,2,3]>(u) y = Conv(x, v)", (1, 2, 4, 3, 3)),
+        ("v = Cast<to=1>(w) y = Conv(x, v)", (4, 2, 3, 3)),
+    ],
+    ids=["reshape", "transpose", "chain", "cast"],
+)
+def test_a_weight_in_another_form_keeps_its_name(
+    body: str, size: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    kind = np.float16 if "Cast" in body else np.float32
+    weights = {"w": rng.normal(size=size).astype(kind), "to": np.array([4, 2, 3, 3]), "zero": np.array([0])}
+    used = {name: numbers for name, numbers in weights.items() if name in body}
+    text = f"net (float[n,2,5,5] x) => (float[n,4,3,3] y) {{ {body} }}"
+    feeds = {"x": rng.normal(size=(1, 2, 5, 5)).astype(np.float32)}
+    before = run_onnx(parse(text, used), feeds)
+    model = normalize(parse(text, used))
+    assert set(model.graph.initializers) == {"w"}
+    assert_equivalent(before, run_onnx(model, feeds), rtol=1e-6, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            "v = Reshape(w, to) s = Conv(x, v) t = Reshape(w, to) u = Conv(x, t) y = Add(s, u)",
+            id="two-users",
+        ),
+        pytest.param("v = Mul(w, two) y = Conv(x, v)", id="other-numbers"),
+    ],
+)
+def test_another_weight_gets_another_name(body: str) -> None:
+    weights = {"w": np.ones((4, 2, 3, 3)), "to": np.array([4, 2, 3, 3]), "two": np.float32(2)}
+    used = {name: numbers for name, numbers in weights.items() if f"{name})" in body or f"{name}," in body}
+    model = parse(f"net (float[n,2,5,5] x) => (float[n,4,3,3] y) {{ {body} }}", used)
+    FoldConstantsPass()(model)
+    RemoveUnusedNodesPass()(model)
+    assert set(model.graph.initializers) == ({"v", "t"} if "Reshape" in body else {"v"})
+
+
+def test_one_weight_of_two_layers_stays_one() -> None:
+    text = "net (float[n,2,5,5] x) => (float[n,2,5,5] y) { v = Identity(w) t = Conv(x, w) y = Conv(t, v) }"
+    model = normalize(parse(text, {"w": np.ones((2, 2, 1, 1))}))
+    assert set(model.graph.initializers) == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        pytest.param("t = Mul(column, row) r = ReduceMax(t, axes)", "Mul", id="broadcast"),
+        pytest.param("t = MatMul(column, row) r = ReduceMax(t, axes)", "Gemm", id="product"),
+        pytest.param("i = Range(a, b, c) t = Cast<to=1>(i) r = ReduceMax(t, zero)", "Range", id="range"),
+    ],
+)
+def test_does_not_make_large_things_of_small_ones(body: str, kept: str) -> None:
+    weights = {
+        "column": np.ones((2000, 1)),
+        "row": np.ones((1, 2000)),
+        "axes": np.array([0, 1]),
+        "zero": np.array([0]),
+        "a": np.int64(0),
+        "b": np.int64(10**13),  # could not even be tried
+        "c": np.int64(1),
+    }
+    used = {
+        name: np.asarray(array) for name, array in weights.items() if f"{name})" in body or f"{name}," in body
+    }
+    model = normalize(parse(f"net (float[n] x) => (float[a,b] y) {{ {body} y = Add(x, r) }}", used))
+    assert kept in ops(model)
+
+
+def test_a_transposed_matrix_that_is_given_out_too_stays_so() -> None:
+    text = (
+        "net (float[n,3] x) => (float[n,3] y, float[3,3] o) { o = Transpose<perm=[1,0]>(w) y = MatMul(x, o) }"
+    )
+    model = normalize(parse(text, {"w": np.arange(9.0).reshape(3, 3)}))
+    assert ops(model) == ["Transpose", "Gemm"]
+    assert ir.to_proto(normalize(model)) == ir.to_proto(model)

@@ -133,3 +133,24 @@ def test_a_shared_weight_is_copied() -> None:
 )
 def test_leaves_alone(text: str, weights: dict[str, NDArray[Any]]) -> None:
     assert not CanonicalizeGemmPass()(parse(text, weights)).modified
+
+
+@pytest.mark.parametrize("op", ["MatMul(x, t)", "Gemm(x, t)", "Gemm<alpha=2.0>(x, t)"])
+def test_a_transpose_that_swaps_nothing(op: str) -> None:
+    text = f"net (float[n,3] x) => (float[n,3] y, float[3,3] t) {{ t = Transpose<perm=[0,1]>(w) y = {op} }}"
+    weights = {"w": np.arange(9.0).reshape(3, 3)}
+    before = run_onnx(parse(text, weights), {"x": _X})
+    model = CanonicalizeGemmPass()(parse(text, weights)).model
+    assert_equivalent(before, run_onnx(model, {"x": _X}), rtol=1e-6, atol=0)  # products summed anyhow
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["y = Gemm<alpha=2.0, beta=3.0>(x, w, w)", "y = Gemm(x, w, w)", "t = MatMul(x, w) y = Add(t, w)"],
+)
+def test_a_weight_that_is_its_own_bias(body: str) -> None:
+    text = f"net (float[n,1] x) => (float[n,4] y) {{ {body} }}"
+    weights, feeds = {"w": np.arange(1.0, 5.0)[None]}, {"x": np.array([[2], [-3]], np.float32)}
+    before = run_onnx(parse(text, weights), feeds)
+    model = CanonicalizeGemmPass()(parse(text, weights)).model
+    assert_equivalent(before, run_onnx(model, feeds), rtol=0, atol=0)

@@ -134,6 +134,7 @@ def test_hard_sigmoid(body: str, alpha: float) -> None:
             id="gated-relu",
         ),
         pytest.param("y = Clip(x, zero, six)", id="relu6"),
+        pytest.param("a = Mul(x, k) b = Add(a, half) y = Clip(b, zero, one)", id="learned-slope"),
         pytest.param("y = Clip(x, zero, one)", id="clip"),
         pytest.param("a = Mul(x, half) y = Clip(a, zero, one)", id="no-half"),
         pytest.param("a = Add(x, array) g = Clip(a, zero, six) m = Mul(x, g) y = Div(m, six)", id="array"),
@@ -144,7 +145,7 @@ def test_hard_sigmoid(body: str, alpha: float) -> None:
     ],
 )
 def test_leaves_alone(body: str) -> None:
-    others = {"low": np.float32(-1), "array": np.full(5, 3.0), "wide": np.full((1, 1, 1, 1), 3.0)}
+    others = {"low": np.float32(-1), "array": np.full(5, 3.0), "wide": np.full((1, 1, 1, 1), 3.0), "k": 0.37}
     weights = _used(body, **others)
     model = parse(
         _text(body).replace("=> (float[n,2,5] y)", "=> (float[a,b,c,d] y)")
@@ -170,3 +171,10 @@ def test_a_shift_behind_a_convolution_is_not_its_bias() -> None:
         c = Conv(x, w) a = Add(c, three) g = Clip(a, zero, six) y = Div(g, six) }"""
     model = normalize(parse(text, {"w": np.ones((4, 2, 1, 1)), **_used("three zero six")}))
     assert ops(model) == ["Conv", "HardSigmoid"]
+
+
+@pytest.mark.parametrize("body", ["m = Mul(x, c) y = Div(m, six)", "y = Div(c, six)"])
+def test_integers_are_divided_in_another_way(body: str) -> None:
+    text = f"net (int64[n] x) => (int64[n] y) {{ a = Add(x, three) c = Clip(a, zero, six) {body} }}"
+    weights = {name: np.array(number) for name, number in (("three", 3), ("zero", 0), ("six", 6))}
+    assert not FuseHardActivationsPass()(ShapeInferencePass()(parse(text, weights)).model).modified

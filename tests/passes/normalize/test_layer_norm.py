@@ -131,3 +131,19 @@ def test_a_beta_that_does_not_fit_stays_behind(rng: np.random.Generator) -> None
     RemoveUnusedNodesPass()(model)
     assert ops(model) == ["LayerNormalization", "Add"]
     assert_equivalent(before, run_onnx(model, feeds), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta", "eps", "two"])
+def test_a_constant_of_more_dimensions_gives_them_to_the_result(rng: np.random.Generator, name: str) -> None:
+    sizes = {"gamma": (1, 1, 1, 6), "beta": (1, 1, 1, 6), "eps": (1, 1, 1, 1), "two": (1, 1, 1, 1)}
+    weights = {"gamma": rng.normal(size=6), "beta": rng.normal(size=6), "eps": 1e-5, "two": 2.0}
+    weights[name] = np.broadcast_to(weights[name], sizes[name])
+    weights["last"] = np.array([-1])
+    text = f"net (float[n,4,6] x) => (float[a,n,4,6] y) {{ {_FORMS['torch']} }}"
+    model = ShapeInferencePass()(parse(text, weights)).model
+    feeds = {"x": rng.normal(size=(2, 4, 6)).astype(np.float32)}
+    before = run_onnx(model, feeds)
+    FuseLayerNormPass()(model)
+    RemoveUnusedNodesPass()(model)
+    assert ("LayerNormalization" in ops(model)) is (name == "beta")
+    assert_equivalent(before, run_onnx(model, feeds), rtol=1e-5, atol=1e-5)  # sums in another order

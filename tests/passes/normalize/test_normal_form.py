@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_text import ops, parse
 
 from mpqtool.passes.errors import ModelError
+from mpqtool.passes.normalize import MergeTransposePass
 from mpqtool.passes.pipelines import fold_batch_norm, normalize
 from mpqtool.zoo import resnet20
 
@@ -166,3 +168,70 @@ def test_the_reason_is_not_wrapped() -> None:
     model.graph.opset_imports[""] = 5
     with pytest.raises(ModelError, match=r"declares opset 5"):
         normalize(model)
+
+
+_CALL = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+net (float[2,3,4] x) => (float[2,3,4] y) { y = own.F(x) }
+<domain: "own", opset_import: ["IMPORT" : OPSET]> F (a) => (b) { b = BODY }"""
+
+
+def _calling(body: str, opset: int, domain: str = "") -> ir.Model:
+    text = _CALL.replace("BODY", body).replace("OPSET", str(opset)).replace("IMPORT", domain)
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+@pytest.mark.parametrize("body", ["Relu(a)", "Softmax<axis=1>(a)"])
+def test_a_function_of_another_opset(body: str, domain: str, rng: np.random.Generator) -> None:
+    feeds = {"x": rng.normal(size=(2, 3, 4)).astype(np.float32)}
+    x = feeds["x"]
+    exponents = np.exp(x) / np.exp(x).sum((1, 2), keepdims=True)  # one axis of all from `axis` on
+    result = run_onnx(normalize(_calling(body, 11, domain)), feeds)
+    expected = np.maximum(x, 0) if body.startswith("Relu") else exponents
+    assert_equivalent({"y": expected}, result, rtol=1e-6, atol=0)  # sums in another order
+
+
+def test_a_function_that_cannot_be_converted() -> None:
+    with pytest.raises(
+        ModelError,
+        match=r"Cannot inline 'F' of opset 11 in a model of opset 17: .*'F' .* opset 11 to 21: Dropout",
+    ):
+        normalize(_calling("Identity(a) m, n = Dropout(a) k = Not(n)", 11))
+
+
+def test_an_unused_function_of_another_opset() -> None:
+    model = _calling("Relu(a)", 11)
+    model.graph[0].domain, model.graph[0].op_type = "", "Abs"
+    assert ops(normalize(model)) == ["Abs"]
+
+
+def test_an_error_inside_of_a_pass_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: MergeTransposePass, _model: ir.Model) -> None:
+        raise RecursionError("too\ndeep")
+
+    monkeypatch.setattr(MergeTransposePass, "call", fail)
+    model = parse("net (float[n,3] x) => (float[n,3] y) { y = Relu(x) }")
+    with pytest.raises(
+        ModelError, match=r"MergeTransposePass failed on it with RecursionError: too deep\. Export"
+    ):
+        normalize(model)
+
+
+@pytest.mark.parametrize(
+    ("op", "weights", "opset"),
+    [
+        ("Relu({a})", {}, 21),
+        ("Add({a}, c)", {"c": 1.0}, 21),
+        ("Mul({a}, c)", {"c": 0.999}, 21),
+        ("Clip<min=0.0, max=6.0>({a})", {}, 7),
+        ("Softmax<axis=1>({a})", {}, 11),
+    ],
+    ids=["relu", "add", "mul", "clip", "softmax"],
+)
+def test_long_chains(op: str, weights: dict[str, float], opset: int) -> None:
+    nodes = " ".join(f"v{i + 1} = {op.format(a=f'v{i}')}" for i in range(1000))
+    text = f"net (float[n,3,4] v0) => (float[n,3,4] y) {{ {nodes} y = Neg(v1000) }}"
+    model = parse(text, weights, opset=opset)
+    start = time.process_time()
+    normalize(model)
+    assert time.process_time() - start < 15  # measured: 1 to 4; a quadratic step takes minutes

@@ -56,3 +56,10 @@ def test_one_spatial_axis_is_a_pool_too() -> None:
 )
 def test_leaves_alone(text: str, axes: list[int]) -> None:
     assert not RewriteReduceMeanPass()(parse(text, {"axes": np.array(axes, np.int64)})).modified
+
+
+def test_the_mean_of_integers_is_rounded() -> None:
+    model = parse(
+        "net (int32[n,3,4,4] x) => (int32[n,3,1,1] y) { y = ReduceMean(x, a) }", {"a": np.array([2, 3])}
+    )
+    assert not RewriteReduceMeanPass()(model).modified

@@ -56,3 +56,12 @@ def test_a_long_way_is_no_polynomial() -> None:
     doubled = [f"a{i + 1} = Add(a{i}, a{i})" for i in range(40)]
     x, y = _output(" ".join(["a0 = Add(x, x)", *doubled, "y = Add(a40, x)"]))
     assert polynomial(y, x) is None
+
+
+def test_looks_back_over_eight_nodes_at_most() -> None:
+    chain = " ".join(f"a{i + 1} = Add(a{i}, two)" for i in range(2000))
+    _, y = _output(f"a0 = Abs(x) {chain} y = Relu(a2000)")
+    assert len([*ramps(y)]) == 9
+    chain = " ".join(f"a{i + 1} = Mul(a{i}, two)" for i in range(9))
+    _, y = _output(f"a0 = Mul(x, x) {chain} y = Relu(a9)")
+    assert factors(y.producer().inputs[0].producer()) is None

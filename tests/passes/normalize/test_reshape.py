@@ -116,3 +116,20 @@ def test_a_computed_target_becomes_constant() -> None:
 def test_leaves_alone(text: str) -> None:
     model = ShapeInferencePass()(parse(text)).model
     assert not CanonicalizeReshapePass()(model).modified
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Reshape<allowzero=1>(x, to)",
+        "s = Shape(x) b = Gather(s, one) t = Concat<axis=0>(b, zero) y = Reshape<allowzero=1>(x, t)",
+    ],
+)
+def test_sizes_of_zero_are_left_alone(body: str) -> None:
+    text = f"net (float[n,m,0] x) => (float[a,b] y) {{ {body} }}"
+    weights = {"to": np.array([7, 0]), "one": np.array([1]), "zero": np.array([0])}
+    used = {name: numbers for name, numbers in weights.items() if name in body}
+    feeds = {"x": np.zeros((2, 3, 0), np.float32)}
+    before = run_onnx(parse(text, used), feeds)
+    model = CanonicalizeReshapePass()(ShapeInferencePass(data_prop=True)(parse(text, used)).model).model
+    assert_equivalent(before, run_onnx(model, feeds), rtol=0, atol=0)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .dtypes import torch_dtype
-from .registry import integers, leaf, register, unsupported
+from .cast import held
+from .registry import integers, leaf, register
 
 _COEFFICIENTS = {
     "HannWindow": (0.5, 0.5, 0.0),
@@ -24,10 +24,7 @@ _COEFFICIENTS = {
 def _register_window(op_type: str, coefficients: tuple[float, float, float]) -> None:
     @register(op_type, 17, known=("size",))
     def import_window(node: ir.Node, size: Any, *, output_datatype: int = 1, periodic: int = 1) -> Tensor:
-        dtype = torch_dtype(output_datatype)
-        if dtype is None:
-            name = ir.DataType(output_datatype).name
-            raise unsupported(node, f"output_datatype={name}, which torch has no type for")
+        dtype = held(node, ir.DataType(output_datatype), "output")
         return cosine_window(size, coefficients, bool(periodic), dtype)
 
 

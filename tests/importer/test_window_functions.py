@@ -35,5 +35,5 @@ def test_window_of_a_computed_size() -> None:
 
 def test_a_type_that_torch_has_not_is_refused() -> None:
     proto = parse("y = HannWindow <output_datatype = 8> (n)", inputs={}, initializers={"n": np.array(10)})
-    with pytest.raises(UnsupportedOpError, match="output_datatype=STRING, which torch has no type for"):
+    with pytest.raises(UnsupportedOpError, match="its output is STRING, which torch cannot hold"):
         imported(proto)
