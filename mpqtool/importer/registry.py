@@ -157,8 +157,13 @@ def lookup(node: ir.Node, opset: int) -> Handler:
     version = _since_version(node, opset)
     handler = _HANDLERS.get((node.domain, node.op_type, version))
     if handler is None:
-        raise unsupported(node, f"version {version} of opset {opset} {_why_not(node)}")
+        raise UnsupportedOpError(f"{_described(node, version)}: it {_why_not(node)}.")
     return handler
+
+
+def _described(node: ir.Node, version: int | None = None) -> str:
+    suffix = "" if version is None else f", version {version}"
+    return f"{node.op_type} {node.name!r} (domain {node.domain or 'ai.onnx'!r}{suffix})"
 
 
 def _why_not(node: ir.Node) -> str:
@@ -206,8 +211,7 @@ def _since_version(node: ir.Node, opset: int) -> int:
 
 def unsupported(node: ir.Node, reason: str) -> UnsupportedOpError:
     """The error of a handler that cannot serve a node; ``import_graph`` collects them into one message."""
-    domain = node.domain or "ai.onnx"
-    return UnsupportedOpError(f"{node.op_type} {node.name!r} (domain {domain!r}): {reason}.")
+    return UnsupportedOpError(f"{_described(node)}: {reason}.")
 
 
 def parts(results: Any, node: ir.Node) -> tuple[Any, ...]:
