@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["import_graph"]
 
-import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,9 +41,12 @@ def import_graph(model: ir.Model) -> fx.GraphModule:
     opsets = {"" if domain == "ai.onnx" else domain: v for domain, v in model.graph.opset_imports.items()}
     faults: list[str] = []
     handlers: dict[ir.Node, Handler] = {}
+    missing: dict[ir.Node, UnsupportedOpError] = {}
     for node in model.graph:
-        with contextlib.suppress(UnsupportedOpError):  # raised again in its turn
+        try:
             handlers[node] = lookup(node, opsets.get(node.domain, 0))
+        except UnsupportedOpError as error:
+            missing[node] = error
     importer = _Importer(learned_constants(model.graph, handlers))
     for value in model.graph.inputs:
         if not value.is_initializer():
@@ -54,7 +56,9 @@ def import_graph(model: ir.Model) -> fx.GraphModule:
                 faults.append(str(error))
     for node in model.graph:
         try:
-            importer.add_node(node, opsets.get(node.domain, 0))
+            if node in missing:
+                raise missing[node]
+            importer.add_node(node, handlers[node])
         except UnsupportedOpError as error:
             faults.append(str(error))
             importer.skip_node(node)
@@ -91,8 +95,7 @@ class _Importer:
         if reason:
             raise UnsupportedOpError(f"input {value.name!r}: it is {reason}.")
 
-    def add_node(self, node: ir.Node, opset: int) -> None:
-        handler = lookup(node, opset)
+    def add_node(self, node: ir.Node, handler: Handler) -> None:
         inputs = [self._input(node, index, handler) for index in range(len(node.inputs))]
         result = handler(node, inputs, _attributes(node, handler))
         if isinstance(result, nn.Module):

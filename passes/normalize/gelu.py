@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..values import is_op
 from .build import replace_node
-from .ramp import close, factors, polynomial, ramps
+from .ramp import close, gated, polynomial, ramps
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +37,12 @@ class FuseGeluPass(ir.passes.InPlacePass):
 
 
 def _fuse(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
-    found = factors(node)
-    if found is None:
-        return False
-    number, first, second = found
-    for a, b in ((first, second), (second, first)):
-        for line in ramps(a):
-            mode = _gate(b, line.source, number * line.slope) if line.is_linear else None
-            if mode is not None:
-                attributes = {} if mode == "none" else {"approximate": mode}
-                replace_node(node, ir.node("Gelu", [line.source], attributes, name=node.name), pass_)
-                return True
+    for x, gate, number in gated(node):
+        mode = _gate(gate, x, number)
+        if mode is not None:
+            attributes = {} if mode == "none" else {"approximate": mode}
+            replace_node(node, ir.node("Gelu", [x], attributes, name=node.name), pass_)
+            return True
     return False
 
 

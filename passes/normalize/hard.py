@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ..values import is_activation, is_op
 from .build import replace_node
-from .ramp import Ramp, close, factors, ramps
+from .ramp import Ramp, close, gated, ramps
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,11 @@ class FuseHardActivationsPass(ir.passes.InPlacePass):
 
 
 def _fuse_swish(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
-    found = factors(node)
-    if found is None:
-        return False
-    number, first, second = found
-    for a, b in ((first, second), (second, first)):
-        for line in ramps(a):
-            for ramp in ramps(b) if line.is_linear else ():
-                if ramp.source is line.source and _is_gate(ramp.times(number * line.slope), 1 / 6):
-                    replace_node(node, ir.node("HardSwish", [ramp.source], name=node.name), pass_)
-                    return True
+    for x, gate, number in gated(node):
+        for ramp in ramps(gate):
+            if ramp.source is x and _is_gate(ramp.times(number), 1 / 6):
+                replace_node(node, ir.node("HardSwish", [x], name=node.name), pass_)
+                return True
     return False
 
 

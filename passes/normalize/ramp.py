@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Ramp", "close", "factors", "polynomial", "ramps", "scalar"]
+__all__ = ["Ramp", "close", "factors", "gated", "polynomial", "ramps", "scalar"]
 
 import dataclasses
 import math
@@ -125,6 +125,18 @@ def scalar(value: ir.Value | None, *, beside: ir.Value | None = None, kinds: str
         return None
     rank = len(beside.shape) if beside is not None and beside.shape is not None else 1
     return float(numbers.reshape(())) if beside is None or numbers.ndim <= rank else None
+
+
+def gated(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, float]]:
+    """``(x, gate, number)`` for every way to read the node as ``x * (number * gate)``."""
+    found = factors(node)
+    if found is None:
+        return
+    number, first, second = found
+    for a, gate in ((first, second), (second, first)):
+        for line in ramps(a):
+            if line.is_linear:
+                yield line.source, gate, number * line.slope
 
 
 def factors(node: ir.Node) -> tuple[float, ir.Value, ir.Value] | None:
