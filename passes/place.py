@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["owners", "place"]
+__all__ = ["free_values", "owners", "place"]
 
 import onnx_ir as ir
 
@@ -11,24 +11,28 @@ from .plan import ActivationQuant, Grid, Plan, WeightQuant
 from .values import all_values, array
 
 INPUT_BITS = 8
+FREE_BITS = 8
+"""Width of what no layer multiplies: fewer bits would save no work."""
 
 
 def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid) -> Plan:
     """A plan without numbers: what is quantized, every width the same, scales to be found.
 
     - Weights: of every Conv and Gemm whose weight is an initializer.
-    - Activations: what goes into Conv, Gemm, Add, GlobalAveragePool, AveragePool and Concat, and what
-      comes out; but the result of a Gemm that none of these uses stays float. A Relu or Clip that
-      alone uses a result belongs to it: the value behind is the quantized one.
+    - Activations: what goes into Conv, Gemm, MatMul, Add, Mul, GlobalAveragePool, AveragePool, Concat,
+      Softmax and the functions of one number (``placement.TABLES``), and what comes out; but the result
+      of a Gemm that none of these uses stays float, and so do the last three where no layer, sum or pool
+      uses them in the end. A Relu or Clip that alone uses a result belongs to it: the value behind is
+      the quantized one.
     - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input.
 
-    Graph inputs get 8 bits. ``zero_point`` is 0 where no value can be negative, else None. The operands
-    and the result of an Add share a ``tie``.
+    Graph inputs get 8 bits, and so does what no layer multiplies. ``zero_point`` is 0 where no value can be
+    negative, else None. The operands and the result of an Add share a ``tie``.
 
     Args:
         model: Normal form, BatchNormalization folded.
         weight_bits: Width of every kernel.
-        activation_bits: Width of every activation but graph inputs.
+        activation_bits: Width of every activation that a layer multiplies, but graph inputs.
         grid: Which integers the weight codes are.
     """
     found = Placement(model.graph)
@@ -40,13 +44,25 @@ def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid
     activations = tuple(
         ActivationQuant(
             name=str(value.name),
-            bits=INPUT_BITS if value.is_graph_input() else activation_bits,
+            bits=_bits(found, value, activation_bits),
             zero_point=0 if found.is_nonnegative(value) else None,
             tie=found.ties.get(value),
         )
         for value in found.quantized
     )
     return Plan(weights=weights, activations=activations)
+
+
+def _bits(found: Placement, value: ir.Value, activation_bits: int) -> int:
+    if value.is_graph_input():
+        return INPUT_BITS
+    return activation_bits if value in found.multiplied else FREE_BITS
+
+
+def free_values(model: ir.Model) -> frozenset[str]:
+    """Names of quantized values that no layer multiplies."""
+    found = Placement(model.graph)
+    return frozenset(str(value.name) for value in found.quantized if value not in found.multiplied)
 
 
 def owners(model: ir.Model, plan: Plan) -> dict[str, str]:

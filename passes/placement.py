@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-__all__ = ["CLAMPS", "MOVES", "PASS_THROUGH", "Placement"]
+__all__ = ["CLAMPS", "MOVES", "PASS_THROUGH", "TABLES", "Placement", "is_pass_through", "is_table"]
 
 import onnx_ir as ir
 
-from .values import all_values, array, is_activation, is_canonical_gemm, is_op, only_user
+from .metadata import DOMAIN
+from .values import (
+    all_values,
+    array,
+    int_attribute,
+    is_activation,
+    is_canonical_gemm,
+    is_op,
+    only_user,
+    text_attribute,
+)
 
-MOVES = ("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-"""Operators that give the elements of their input in another shape or order."""
+MOVES = (
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators that give elements of their input in another shape, order or number."""
 CLAMPS = ("Relu", "Clip")
 PASS_THROUGH = ("MaxPool", *MOVES, *CLAMPS)
 """Operators whose output shares the scale, zero point and bits of their first input."""
 
 POOLS = ("GlobalAveragePool", "AveragePool")
 
-_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
-_NONNEGATIVE_IF_INPUTS = (*POOLS, "Add", "Clip", "Concat", "MaxPool", *MOVES)
+TABLES = (
+    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Selu", "Sigmoid", "Silu",
+    "Softplus", "Softsign", "Tanh",
+)  # fmt: skip
+"""Functions of one number: on codes, a table of them."""
+
+_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus")
+_NONNEGATIVE_IF_INPUTS = (*POOLS, "Add", "Clip", "Concat", "MatMul", "MaxPool", "Mul", *MOVES)
 
 
 class Placement:
@@ -27,10 +46,13 @@ class Placement:
         weights: Initializers to quantize, in graph order, each once.
         quantized: Activations with a scale of their own, in graph order.
         ties: For each value that an Add joins to others: the name of the first of them.
+        multiplied: Those of ``quantized`` that a layer, or another activation, is multiplied with in a sum
+            of products. The width of the others saves nothing.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.weights: list[ir.Value] = []
+        self.multiplied: set[ir.Value] = set()
         wanted: set[ir.Value] = set()
         joined: list[list[ir.Value]] = []
         for node in graph:
@@ -45,6 +67,8 @@ class Placement:
                 operands = operands[:1]
             sources = [self.owner(value) for value in operands]
             values = [value for value in sources if value is not None]
+            if is_weighted(node) or is_op(node, "MatMul"):
+                self.multiplied.update(values)
             if not is_op(node, "Gemm"):  # a Gemm can give float; others need codes, or ask for them
                 values.append(chain_end(node))
             wanted.update(values)
@@ -75,7 +99,7 @@ class Placement:
             low = array(node.inputs[1]) if len(node.inputs) > 1 else None
             if low is not None and low.item() >= 0:
                 return True
-        count = None if is_op(node, "Add", "Concat") else 1
+        count = None if is_op(node, "Add", "Concat", "MatMul", "Mul") else 1
         return all(self.is_nonnegative(source) for source in node.inputs[:count])
 
 
@@ -86,21 +110,65 @@ def is_weighted(node: ir.Node) -> bool:
 
 
 def is_quantizable(node: ir.Node) -> bool:
-    """Whether the node computes, and can do so on codes."""
+    """Whether the node computes, and can do so on codes.
+
+    What only shapes a result of the network, as a last Softmax does, stays float: codes would cost
+    precision and save nothing.
+    """
     if is_weighted(node):
         return True
     if is_op(node, *POOLS):
         return is_activation(node.inputs[0])
-    return is_op(node, "Add", "Concat") and all(is_activation(value) for value in node.inputs)
+    if is_op(node, "Softmax") or is_table(node):
+        return is_activation(node.inputs[0]) and _is_wanted(node.outputs[0])
+    if not is_op(node, "Add", "Concat", "MatMul", "Mul"):
+        return False
+    activations = all(is_activation(value) for value in node.inputs)
+    return activations and (not is_op(node, "Mul") or _is_wanted(node.outputs[0]))
+
+
+def is_table(node: ir.Node | None) -> bool:
+    """Whether the node is a function of one number, element by element."""
+    if node is None or node.op_type not in TABLES:
+        return False
+    return node.domain == (DOMAIN if node.op_type == "Silu" else "")
+
+
+def _is_wanted(value: ir.Value) -> bool:
+    """Whether an operator that sums codes uses the value, or what is made of it."""
+    seen, waiting = set(), [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            node = use.node
+            soft = is_op(node, "Softmax", "Mul") or is_table(node) or is_pass_through(node)
+            if not soft and is_quantizable(node):
+                return True
+            if soft and node not in seen:
+                seen.add(node)
+                waiting.extend(node.outputs)
+    return False
 
 
 def is_pass_through(node: ir.Node) -> bool:
-    """Whether the node's output holds codes of its first input."""
+    """Whether the node's outputs hold codes of its first input."""
     if is_op(node, "MaxPool"):
         return len(node.outputs) == 1
     if is_op(node, "Clip"):
         return all(value is None or array(value) is not None for value in node.inputs[1:])
+    if is_op(node, "Pad"):
+        return text_attribute(node, "mode", "constant") != "constant" or _pads_with_zero(node)
+    if is_op(node, "Resize"):
+        nearest = text_attribute(node, "mode", "nearest") == "nearest"
+        crop = text_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        return nearest and not crop and not int_attribute(node, "antialias", 0)
     return is_op(node, *PASS_THROUGH)
+
+
+def _pads_with_zero(node: ir.Node) -> bool:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    padding = array(node.inputs[2])
+    return padding is not None and not padding.any()
 
 
 def is_absorbed(node: ir.Node) -> bool:
