@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
+from mpqtool.passes.place import free_values
 
 from .data import Split
 from .job import Job
@@ -55,6 +56,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
             lr=job.options.lr,
             seed=job.options.seed,
             fixed_activations=frozenset(str(value.name) for value in job.folded.graph.inputs),
+            free_activations=free_values(job.folded),
             float_metric=float_metric,
         ),
         reporter=job.reporter,

@@ -75,6 +75,11 @@ def calibrated(
     """
     if plan is None:
         plan = place(model, weight_bits=weight_bits, activation_bits=activation_bits, grid=grid)
+        inputs = {value.name for value in model.graph.inputs}
+        narrow = {"bits": activation_bits}  # also what no layer multiplies, so that every width is tried
+        plan = plan.replaced(
+            activations=[a if a.name in inputs else a.model_copy(update=narrow) for a in plan.activations]
+        )
     shown = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     values = {
         **feeds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Activation", "Kernel", "activation_bits", "prefix", "weight_bits"]
 
 import dataclasses
+from collections.abc import Collection
 
 from torch import fx
 
@@ -71,7 +72,12 @@ def weight_bits(network: fx.GraphModule) -> tuple[int, int]:
     return bits, sum(len(q.bits) * q.elements for q in quantizers)
 
 
-def activation_bits(network: fx.GraphModule) -> tuple[int, int]:
-    """Bits and elements of all quantized values, one sample."""
-    quantizers = activation_quantizers(network)
+def activation_bits(network: fx.GraphModule, free: Collection[str] = ()) -> tuple[int, int]:
+    """Bits and elements of the values that layers multiply, one sample.
+
+    Args:
+        network: The graph with attached quantizers.
+        free: Names of the values that no layer multiplies.
+    """
+    quantizers = [q for q in activation_quantizers(network) if q.name not in free]
     return sum(int(q.bits) * q.elements for q in quantizers), sum(q.elements for q in quantizers)

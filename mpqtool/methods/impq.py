@@ -52,6 +52,7 @@ class ImpqSettings:
         lr: Peak learning rate.
         seed: Seed of the random signs.
         fixed_activations: Values whose width stays: the inputs of the graph.
+        free_activations: Values that no layer multiplies: their width stays, and does not count.
         float_metric: The held-out metric of the float network; NaN where nothing compares with it.
     """
 
@@ -62,6 +63,7 @@ class ImpqSettings:
     lr: float
     seed: int
     fixed_activations: frozenset[str]
+    free_activations: frozenset[str]
     float_metric: float
 
 
@@ -272,7 +274,7 @@ class Impq:
             Activation(quantizer)
             for quantizer in activation_quantizers(self.network)
             if int(quantizer.bits) > _LEAST_ACTIVATION_BITS
-            and quantizer.name not in self.settings.fixed_activations
+            and quantizer.name not in self.settings.fixed_activations | self.settings.free_activations
         ]
 
     def _excess_bits(self, phase: str) -> float:
@@ -280,11 +282,12 @@ class Impq:
         if phase == "weights":
             used, elements = weight_bits(self.network)
             return used - self.settings.target_weights * elements
-        used, elements = activation_bits(self.network)
+        used, elements = activation_bits(self.network, self.settings.free_activations)
         return used - self.settings.target_activations * elements
 
     def _bits(self) -> dict[str, float]:
-        weights, activations = weight_bits(self.network), activation_bits(self.network)
+        weights = weight_bits(self.network)
+        activations = activation_bits(self.network, self.settings.free_activations)
         return {
             "weights_eff": weights[0] / weights[1],
             "activations_eff": activations[0] / max(activations[1], 1),

@@ -49,7 +49,10 @@ def _impq(
     }
     method = Impq(
         network, trainer, held_out=held_out, batches=lambda: trainer.batches_of(split),
-        settings=ImpqSettings(**given | settings, fixed_activations=frozenset({"x"}), float_metric=90.0),
+        settings=ImpqSettings(
+            **given | settings, fixed_activations=frozenset({"x"}), free_activations=frozenset(),
+            float_metric=90.0,
+        ),
         reporter=Reporter(silent=True), save=save,
     )  # fmt: skip
     return method, saved

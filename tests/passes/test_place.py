@@ -8,7 +8,7 @@ import pytest
 from onnx_text import parse
 
 from mpqtool.passes.pipelines import normalize
-from mpqtool.passes.place import owners, place
+from mpqtool.passes.place import free_values, owners, place
 from mpqtool.passes.plan import Grid, Plan
 
 _CONV = np.ones((2, 2, 1, 1))
@@ -36,7 +36,7 @@ def test_a_relu_belongs_to_the_layer_before_it() -> None:
     assert [(a.name, a.bits, a.zero_point) for a in plan.activations] == [
         ("x", 8, None),
         ("r", 6, 0),
-        ("y", 6, None),
+        ("y", 8, None),  # no layer multiplies it
     ]
     assert [(w.name, w.bits, w.grid) for w in plan.weights] == [
         ("w", (4, 4), Grid.ODD),
@@ -193,3 +193,23 @@ def test_placing_changes_nothing() -> None:
     plan = place(model, weight_bits=2, activation_bits=3, grid=Grid.SIGNED)
     owners(model, plan)
     assert ir.to_proto(model) == before
+
+
+def test_only_what_a_layer_multiplies_has_the_width_that_was_asked_for() -> None:
+    model, plan = _place("c = Conv(x, w) d = Conv(x, v) a = Add(c, d) r = Relu(a) y = Conv(r, w)")
+    assert [(entry.name, entry.bits) for entry in plan.activations] == [
+        ("x", 8), ("c", 8), ("d", 8), ("r", 6), ("y", 8),
+    ]  # fmt: skip
+    assert free_values(model) == {"c", "d", "y"}
+
+
+def test_both_sides_of_a_gate_and_its_function_are_quantized() -> None:
+    _, plan = _place("c = Conv(x, w) s = Sigmoid(c) m = Mul(x, s) y = Conv(m, v)")
+    assert [(entry.name, entry.bits) for entry in plan.activations] == [
+        ("x", 8), ("c", 8), ("s", 8), ("m", 6), ("y", 8),
+    ]  # fmt: skip
+
+
+def test_what_shapes_the_result_of_the_network_stays_float() -> None:
+    _, plan = _place("c = Conv(x, w) s = Softmax <axis = 1> (c) y = Mul(s, s)")
+    assert _names(plan) == ["x", "c"]
