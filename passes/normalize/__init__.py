@@ -9,6 +9,7 @@ __all__ = [
     "ClearForeignMetadataPass",
     "ConvertOpsetPass",
     "EliminateIdentityPass",
+    "FlattenMatMulPass",
     "FoldBatchNormPass",
     "FoldConstantsPass",
     "FreeBatchSizePass",
@@ -23,6 +24,7 @@ __all__ = [
     "RemoveZeroBiasPass",
     "ResolveAutoPadPass",
     "RestoreSoftmaxPass",
+    "RewriteConvTransposePass",
     "RewriteReduceMeanPass",
     "SeparateStatisticsPass",
     "batch_norm_factors",
@@ -39,6 +41,7 @@ from .auto_pad import ResolveAutoPadPass
 from .batch import FreeBatchSizePass
 from .bias import FuseAddIntoConvBiasPass, RemoveZeroBiasPass
 from .constants import FoldConstantsPass
+from .conv_transpose import RewriteConvTransposePass
 from .fold_batch_norm import FoldBatchNormPass, batch_norm_factors
 from .gelu import FuseGeluPass
 from .gemm import CanonicalizeGemmPass
@@ -46,6 +49,7 @@ from .hard import FuseHardActivationsPass
 from .identity import EliminateIdentityPass
 from .infer import InferShapesPass
 from .layer_norm import FuseLayerNormPass
+from .matmul import FlattenMatMulPass
 from .naming import name_pass
 from .opset import AlignFunctionsPass, ConvertOpsetPass
 from .pad import FusePadIntoConvPass
@@ -97,9 +101,11 @@ def normal_form(parameters: Collection[str] | None = None) -> ir.passes.PassMana
             FusePadIntoConvPass(),
             RewriteReduceMeanPass(),
             CanonicalizeReshapePass(),
+            FlattenMatMulPass(),
             CanonicalizeGemmPass(),
             FuseAddIntoConvBiasPass(),
             RemoveZeroBiasPass(parameters),
+            RewriteConvTransposePass(),
             SeparateStatisticsPass(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["before", "constant_before", "replace_node", "set_input", "take_place"]
+__all__ = ["before", "constant_before", "is_clamp", "move_behind", "replace_node", "set_input", "take_place"]
 
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
-from ..values import replace_value, stamp, unused_name
+from ..placement import CLAMPS, is_pass_through
+from ..values import is_op, replace_value, stamp, unused_name
 
 
 def before(node: ir.Node, op_type: str, *inputs: ir.Value | None, name: str, **attributes: Any) -> ir.Value:
@@ -62,3 +63,26 @@ def replace_node(old: ir.Node, new: ir.Node, pass_: ir.passes.PassBase) -> None:
     assert old.graph is not None  # the caller iterates over one
     old.graph.insert_before(old, stamp(new, pass_))
     take_place(old, new.outputs[0])
+
+
+def move_behind(graph: ir.Graph, node: ir.Node, move: ir.Node, label: str) -> None:
+    """Let the users of the one result of a node take what ``move`` makes of it, which also gets its name.
+
+    Args:
+        graph: The graph.
+        node: A node of it.
+        move: A new node with one result; its first input is left open.
+        label: What is added to the name of what is moved.
+    """
+    source, moved = node.outputs[0], move.outputs[0]
+    graph.insert_after(node, move)
+    source.replace_all_uses_with(moved, replace_graph_outputs=True)
+    move.replace_input_with(0, source)
+    moved.name, source.name, moved.type = source.name, None, source.type
+    source.name = unused_name(graph, f"{moved.name}.{label}")
+    move.name = f"{source.name}.{move.op_type.lower()}"
+
+
+def is_clamp(node: ir.Node) -> bool:
+    """Whether the node is a Relu, or a Clip with constant bounds."""
+    return is_op(node, *CLAMPS) and is_pass_through(node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CanonicalizeGemmPass"]
+__all__ = ["CanonicalizeGemmPass", "weight_source"]
 
 import logging
 
@@ -59,7 +59,7 @@ class CanonicalizeGemmPass(ir.passes.InPlacePass):
 
 
 def _matmul(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
-    x, source = node.inputs[0], _weight_source(node)
+    x, source = node.inputs[0], weight_source(node)
     if x is None or source is None:
         return False
     weight, transposed = source
@@ -96,7 +96,7 @@ def _take_in_transpose(node: ir.Node, weight: ir.Value) -> bool:
 
 
 def _gemm(node: ir.Node, pass_: ir.passes.PassBase) -> bool:
-    source = _weight_source(node)
+    source = weight_source(node)
     if source is None or _is_settled(node):
         return False
     weight, transposed = source
@@ -156,7 +156,7 @@ def _split_bias(node: ir.Node, bias: ir.Value, pass_: ir.passes.PassBase) -> Non
     add.replace_input_with(0, out)
 
 
-def _weight_source(node: ir.Node) -> tuple[ir.Value, bool] | None:
+def weight_source(node: ir.Node) -> tuple[ir.Value, bool] | None:
     """The initializer of rank 2 behind input 1, and whether a Transpose lies between that swaps its axes."""
     value, transposed = node.inputs[1], False
     producer = value.producer() if value is not None else None
