@@ -33,7 +33,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
 
     A graph output without a type or shape gets the one that can be inferred, if any; some exporters
     leave it out, and all engines run such a file. So they do where a file of IR version 3 does not repeat
-    its initializers among the inputs. An operator that ONNX does not know is left for the importer to name.
+    its initializers among the inputs, or of which nodes stand before those that they take values from. An
+    operator that ONNX does not know is left for the importer to name.
 
     Raises:
         ModelError: There is no such file, it is not an ONNX file, it is truncated or breaks the rules of
@@ -53,7 +54,12 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     lenient = bool(bare) or model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS or any(_unknown(model))
     try:
-        onnx.checker.check_model(_for_checker(model) if lenient else str(source))
+        try:
+            onnx.checker.check_model(_for_checker(model) if lenient else str(source))
+        except onnx.checker.ValidationError as error:
+            if "topologically sorted" not in str(error) or not _sort(model):
+                raise
+            onnx.checker.check_model(_for_checker(model))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"Cannot use {str(source)!r}: {_reason(error)} Export the model again.") from None
     return model
@@ -80,6 +86,16 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         write_whole(path, proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise ModelError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
+
+
+def _sort(model: ir.Model) -> bool:
+    """Put each node behind those whose values it takes; False where they take each other's."""
+    try:
+        for graph in model.graphs():
+            graph.sort()
+    except ValueError:
+        return False
+    return True
 
 
 def _for_checker(model: ir.Model) -> onnx.ModelProto:
