@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
@@ -70,15 +70,22 @@ class WeightQuant(_Frozen):
 
 
 class ActivationQuant(_Frozen):
-    """How one activation is quantized: ``value = scale * (code - zero_point)``, codes ``0 ... 2**bits - 1``.
+    """How one activation is quantized: ``value = scale * (code - zero_point) + offset``.
+
+    Codes are ``clamp(rint((value - offset) / scale) + zero_point, 0, 2**bits - 1)``.
 
     Attributes:
         name: The value.
         bits: Width of a code, 1 to 8.
         scale: Real units per code; None: to be calibrated.
-        zero_point: The code of real 0; None: to be calibrated. 0 where the value cannot be negative.
+        zero_point: The code next to real 0, and of real 0 itself without an offset; None: to be calibrated.
+            0 where the value cannot be negative.
         tie: Name of a set of activations whose scales are powers of two of each other, so that
             their sums are exact in integers; None where there is no such sum.
+        offset: The real number that the code ``zero_point`` stands for (LSQ+); what uses the value has to
+            be able to fold it, see ``quantize.offsets``.
+        padding: What a convolution of the value pads with: ``offset``, so that padding is one more code, or
+            real ``zero``, which needs a map of the border wherever there is an offset.
     """
 
     name: str
@@ -86,6 +93,8 @@ class ActivationQuant(_Frozen):
     scale: Positive | None = None
     zero_point: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
     tie: str | None = None
+    offset: Annotated[float, pydantic.Field(allow_inf_nan=False)] = 0.0
+    padding: Literal["offset", "zero"] = "offset"
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> ActivationQuant:
@@ -94,7 +103,31 @@ class ActivationQuant(_Frozen):
                 f"zero_point must be a code, 0 to {2**self.bits - 1} at {self.bits} bits, "
                 f"got {self.zero_point}"
             )
+        if self.offset and (self.scale is None or self.zero_point is None):
+            raise ValueError("offset is of no use without a scale and a zero_point")
         return self
+
+    def with_beta(self, scale: float, beta: float) -> ActivationQuant:
+        """The entry for a learned scale and real offset, ``value = scale * code + beta`` (LSQ+).
+
+        The zero point is the code nearest to real 0, ``clamp(rint(-beta / scale))``, and the offset what it
+        stands for, ``scale * zero_point + beta``: all a consumer has to fold, whatever beta is.
+
+        Source: Bhalgat et al., LSQ+, equation 2 with codes 0 ... 2**bits - 1.
+        """
+        step = float(np.float32(scale))
+        zero = int(np.clip(np.rint(-beta / step), 0, 2**self.bits - 1))
+        offset = float(np.float32(step * zero + beta))
+        return self.model_copy(update={"scale": step, "zero_point": zero, "offset": offset})
+
+    def snapped(self) -> ActivationQuant:
+        """The entry with its offset rounded to whole codes, as far as there are any, and none left."""
+        if not self.offset:
+            return self
+        assert self.scale is not None  # or there would be no offset
+        assert self.zero_point is not None
+        snapped = self.with_beta(self.scale, self.offset - self.scale * self.zero_point)
+        return snapped.model_copy(update={"offset": 0.0})
 
 
 class Plan(_Frozen):

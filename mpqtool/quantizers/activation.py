@@ -5,20 +5,28 @@ from __future__ import annotations
 __all__ = ["ActivationQuantizer"]
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mpqtool.passes.plan import ActivationQuant
 
+from .rounding import round_ste
+
+_LEAST_REACH = 16
+"""From here on, rounding real 3 to whole codes changes a scale by 3 % at most."""
+
 
 class ActivationQuantizer(nn.Module):
     """Fake-quantize an activation.
 
-    ``x_hat = scale * (clamp(rint(x / scale) + zero_point, 0, 2**bits - 1) - zero_point)``
+    ``x_hat = scale * (clamp(rint((x - offset) / scale) + zero_point, 0, 2**bits - 1) - zero_point)``
 
-    The scale is trained with LSQ's gradient (``_FakeQuantize``), the zero point is fixed.
+    That is without the offset, as in the QDQ file: the layers behind have it in their biases (``attach``),
+    and pad with it where they pad with 0.
+
+    The scale is trained with LSQ's gradient (``_FakeQuantize``), the zero point and the offset are fixed.
 
     ``scale = base * 2**exponent``. Quantizers of one tie share ``base`` and keep their exponents, so that
     their scales stay powers of two of each other and their sums stay exact in integers.
@@ -29,6 +37,11 @@ class ActivationQuantizer(nn.Module):
         zero_point: The code of real 0, or None until calibrated.
         tie: Name of the tie, or None.
         nonnegative: Whether the value cannot be negative, so that the zero point is always 0.
+        offset: What the zero point stands for.
+        padding: What layers pad the value with; see ``ActivationQuant``.
+        carried: Whether the offset is taken off already by what comes before, as behind an average.
+        before_hard_swish: Whether a HardSwish uses the value: then real 3 is rounded to whole codes, if
+            real -3 is in the range (``passes.functions.hard_swish_reach``).
 
     Shape:
         Input and output: any shape ``(batch, ...)``, same for both, float32. ``base``: ``()``.
@@ -37,27 +50,53 @@ class ActivationQuantizer(nn.Module):
     bits: Tensor
     zero_point: Tensor
     exponent: Tensor
+    offset: Tensor
 
     def __init__(
-        self, name: str, bits: int, *, zero_point: int | None, tie: str | None, nonnegative: bool
+        self,
+        name: str,
+        bits: int,
+        *,
+        zero_point: int | None,
+        tie: str | None,
+        nonnegative: bool,
+        offset: float = 0.0,
+        padding: Literal["offset", "zero"] = "offset",
+        carried: bool = False,
+        before_hard_swish: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.tie, self.nonnegative = name, tie, nonnegative
+        self.padding, self.carried = padding, carried
+        self.before_hard_swish = before_hard_swish
         self.elements = 0  # of one sample; known once a batch went through
         self.base = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("zero_point", torch.tensor(-1 if zero_point is None else zero_point))
         self.register_buffer("exponent", torch.tensor(0))
+        self.register_buffer("offset", torch.tensor(offset))
 
     @property
     def scale(self) -> Tensor:
         """Real units per code, ``()``."""
-        return self.base * torch.exp2(self.exponent)
+        scale = self.base * torch.exp2(self.exponent)
+        if not self.before_hard_swish:
+            return scale
+        # Where real 3 is a whole number of codes, HardSwish is a product of codes: a third of the time.
+        three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
+        reach = round_ste(three / scale)
+        fits = (reach >= _LEAST_REACH) & (reach <= self.zero_point)
+        return torch.where(fits, three / reach.clamp(min=1), scale)
 
     @property
     def high(self) -> int:
         """The largest code."""
         return int(2 ** int(self.bits) - 1)
+
+    @property
+    def shift(self) -> float:
+        """What is to be taken off the value."""
+        return 0.0 if self.carried else float(self.offset)
 
     @torch.no_grad()
     def set_numbers(self, *, base: float, exponent: int, zero_point: int) -> None:
@@ -67,7 +106,9 @@ class ActivationQuantizer(nn.Module):
         self.zero_point.fill_(zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
-        zero_point, high = int(self.zero_point), self.high
+        zero_point, high, shift = int(self.zero_point), self.high, self.shift
+        if shift:
+            x = x - shift
         # LSQ's gradient scale 1 / sqrt(N * Q_P), N the features of one sample.
         self.elements = x[0].numel()
         damping = 1 / math.sqrt(max(self.elements, 1) * high)
@@ -84,6 +125,8 @@ class ActivationQuantizer(nn.Module):
             scale=float(self.scale.detach()),
             zero_point=int(self.zero_point),
             tie=self.tie,
+            offset=float(self.offset),
+            padding=self.padding,
         )
 
 

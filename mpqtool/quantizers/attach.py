@@ -8,9 +8,12 @@ import torch
 from torch import fx, nn
 
 from mpqtool.passes.errors import PlanError
-from mpqtool.passes.plan import Plan
+from mpqtool.passes.functions import hard_swish_reach
+from mpqtool.passes.placement import POOLS
+from mpqtool.passes.plan import ActivationQuant, Plan
 
 from .activation import ActivationQuantizer
+from .offset import hand_on_offset
 from .weight import WeightQuantizer
 
 _PREFIX = "quantizers"
@@ -57,26 +60,41 @@ def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
             quantizer.scale.copy_(torch.tensor(weight.scale))
         _insert(graph_module, by_name[weight.name], f"{_PREFIX}.w{index}", quantizer)
     for index, activation in enumerate(plan.activations):
+        users = [user.meta.get("onnx_op") for user in by_name[activation.name].users]
         made = ActivationQuantizer(
             activation.name,
             activation.bits,
             zero_point=activation.zero_point,
             tie=activation.tie,
             nonnegative=activation.zero_point == 0,
+            offset=activation.offset,
+            padding=activation.padding,
+            carried=by_name[activation.name].meta.get("onnx_op") in POOLS,
+            before_hard_swish="HardSwish" in users and _may_be_rounded(activation),
         )
-        _insert(graph_module, by_name[activation.name], f"{_PREFIX}.a{index}", made)
+        source = _insert(graph_module, by_name[activation.name], f"{_PREFIX}.a{index}", made)
+        if activation.offset:
+            hand_on_offset(graph, source, activation.offset, activation.padding)
     _share_bases(graph_module, plan)
     graph.lint()
     graph_module.recompile()
     return graph_module
 
 
-def _insert(graph_module: fx.GraphModule, source: fx.Node, target: str, quantizer: nn.Module) -> None:
-    """Let every user of ``source`` read it through the quantizer."""
+def _may_be_rounded(activation: ActivationQuant) -> bool:
+    """Whether the scale may be chosen for HardSwish: not one that others hang on, or that the plan says."""
+    if activation.scale is None or activation.zero_point is None:
+        return activation.tie is None
+    return hard_swish_reach(activation.scale, activation.zero_point) is not None
+
+
+def _insert(graph_module: fx.GraphModule, source: fx.Node, target: str, quantizer: nn.Module) -> fx.Node:
+    """Let every user of ``source`` read it through the quantizer; its node."""
     graph_module.add_submodule(target, quantizer)
     with graph_module.graph.inserting_after(source):
         node = graph_module.graph.call_module(target, (source,))
     source.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    return node
 
 
 def _share_bases(graph_module: fx.GraphModule, plan: Plan) -> None:

@@ -151,7 +151,7 @@ class _Collector(fx.Interpreter):
         if isinstance(module, ActivationQuantizer):
             module.elements = args[0][0].numel()
             if id(module) in self.wanted:
-                flat = args[0].flatten()
+                flat = args[0].flatten() - module.shift
                 self.kept[id(module)].append(flat[:: max(1, len(flat) // SAMPLES_PER_VALUE)])
                 return args[0]
             if bool(module.base.isnan()):

@@ -3,5 +3,6 @@
 from .complete import check_fits, complete, raise_dead_scales
 from .extract import extract
 from .insert import InsertQdqPass
+from .offsets import snap
 
-__all__ = ["InsertQdqPass", "check_fits", "complete", "extract", "raise_dead_scales"]
+__all__ = ["InsertQdqPass", "check_fits", "complete", "extract", "raise_dead_scales", "snap"]

@@ -5,18 +5,47 @@ from __future__ import annotations
 __all__ = ["check_fits", "complete", "raise_dead_scales"]
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from .. import arithmetic
 from ..errors import PlanError
-from ..place import owners, place
-from ..plan import Grid, Plan, WeightQuant
+from ..place import entries, place
+from ..placement import chain_end
+from ..plan import ActivationQuant, Grid, Plan, WeightQuant
 from ..values import array
+from .offsets import check_offsets, pads_with_zero
 
 _LARGEST_BIAS = 2.0**30
 _LARGEST_ACCUMULATOR = 2**31 - 1
+
+
+class _User(NamedTuple):
+    """An operator that uses a weight.
+
+    ``low`` and ``high`` bound ``code - zero_point`` of its input, ``offset`` is that of the input. The offset
+    of the result is taken off ``bias`` already.
+    """
+
+    name: str
+    bias: np.ndarray
+    x_scale: float
+    low: int
+    high: int
+    offset: float
+    in_border: bool
+
+    def bias_codes(self, scale: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """What is added to the products, before it is held in int32."""
+        units = np.clip(self.bias / (np.float64(self.x_scale) * scale), -(2.0**40), 2.0**40)
+        if self.in_border:  # any part of a kernel may be on the input
+            units = np.abs(units) + abs(self.offset) / self.x_scale * arithmetic.kernel_sums(np.abs(codes))
+        elif self.offset:
+            units = units + self.offset / self.x_scale * arithmetic.kernel_sums(codes)
+        rounded: np.ndarray = np.rint(units).astype(np.int64)
+        return rounded
 
 
 def complete(model: ir.Model, plan: Plan) -> Plan:
@@ -28,7 +57,7 @@ def complete(model: ir.Model, plan: Plan) -> Plan:
 
     Raises:
         PlanError: A tensor is unknown or missing, a weight has another number of kernels, an activation
-            has no scale, or an accumulator could leave int32.
+            has no scale, or an offset that cannot be folded, or an accumulator could leave int32.
     """
     check_fits(model, plan)
     for activation in plan.activations:
@@ -38,15 +67,15 @@ def complete(model: ir.Model, plan: Plan) -> Plan:
                     f"Plan does not fit the model: activation {activation.name!r} has no {field}, "
                     "found null, allowed a number. Calibrate it, or write the number into the plan."
                 )
-    owner = owners(model, plan)
-    return plan.replaced(weights=[_complete_weight(model, plan, owner, w) for w in plan.weights])
+    found = entries(model, plan)
+    return plan.replaced(weights=[_complete_weight(model, plan, found, w) for w in plan.weights])
 
 
 def check_fits(model: ir.Model, plan: Plan) -> None:
     """Check that the plan names the tensors of the model, all of them, with their numbers of kernels.
 
     Raises:
-        PlanError: It does not; the first tensor that does not fit is named.
+        PlanError: It does not, or an offset cannot be folded; the first tensor that does not fit is named.
     """
     expected = place(model, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
     _check_names("weight", [w.name for w in plan.weights], [w.name for w in expected.weights])
@@ -58,6 +87,7 @@ def check_fits(model: ir.Model, plan: Plan) -> None:
                 f"Plan does not fit the model: weight {planned.name!r} has bits for "
                 f"{len(planned.bits)} kernels, allowed {len(of_model.bits)}. Give one width per kernel."
             )
+    check_offsets(model, plan)
 
 
 def _check_names(kind: str, found: list[str], allowed: list[str]) -> None:
@@ -81,23 +111,24 @@ def _shown(names: list[str]) -> str:
     return (", ".join(repr(name) for name in names[:6]) or "none") + more
 
 
-def _complete_weight(model: ir.Model, plan: Plan, owner: dict[str, str], planned: WeightQuant) -> WeightQuant:
+def _complete_weight(
+    model: ir.Model, plan: Plan, found: dict[str, ActivationQuant], planned: WeightQuant
+) -> WeightQuant:
     weight = model.graph.initializers[planned.name]
     numbers = array(weight)
     assert numbers is not None  # place() only names initializers
-    users = list(_users(model, plan, owner, weight))
+    users = list(_users(plan, found, weight))
     scale = np.asarray(planned.scale, np.float32) if planned.scale is not None else None
     if scale is None:
         scale = arithmetic.fit_weight_scale(numbers, planned.bits, planned.grid)
         scale = np.maximum(scale, _least_scale(users, len(scale)))
     codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
-    for name, bias, x_scale, low, high in users:
-        units = np.clip(bias / (np.float64(x_scale) * scale), -(2.0**40), 2.0**40)
-        bound = arithmetic.accumulator_bound(codes, np.rint(units).astype(np.int64), low, high)
+    for user in users:
+        bound = arithmetic.accumulator_bound(codes, user.bias_codes(scale, codes), user.low, user.high)
         if bound > _LARGEST_ACCUMULATOR:
             needed = float(_least_scale(users, len(scale)).max())
             raise PlanError(
-                f"Plan does not fit the model: the accumulator of {name!r} can reach {bound}, "
+                f"Plan does not fit the model: the accumulator of {user.name!r} can reach {bound}, "
                 f"allowed {_LARGEST_ACCUMULATOR}. Raise the scales of weight {planned.name!r} "
                 f"to {needed:.3g} or more."
             )
@@ -114,37 +145,42 @@ def raise_dead_scales(model: ir.Model, plan: Plan) -> Plan:
         model: Normal graph with BatchNormalization folded; not changed.
         plan: Complete.
     """
-    owner = owners(model, plan)
+    found = entries(model, plan)
     weights = []
     for planned in plan.weights:
-        users = list(_users(model, plan, owner, model.graph.initializers[planned.name]))
+        users = list(_users(plan, found, model.graph.initializers[planned.name]))
         least = _least_scale(users, len(planned.bits))
         scale = np.maximum(np.asarray(planned.scale, np.float32), least)
         weights.append(planned.model_copy(update={"scale": tuple(float(s) for s in scale)}))
     return plan.replaced(weights=weights)
 
 
-def _least_scale(users: Iterable[tuple[str, np.ndarray, float, int, int]], kernels: int) -> np.ndarray:
+def _least_scale(users: Iterable[_User], kernels: int) -> np.ndarray:
     """The smallest scale of each kernel at which its biases fit, with half of int32 to spare."""
     least = np.zeros(kernels, np.float32)
-    for _, bias, x_scale, _, _ in users:
-        least = np.maximum(least, (np.abs(bias) / (x_scale * _LARGEST_BIAS)).astype(np.float32))
+    for user in users:
+        least = np.maximum(least, (np.abs(user.bias) / (user.x_scale * _LARGEST_BIAS)).astype(np.float32))
     return least
 
 
-def _users(
-    model: ir.Model, plan: Plan, owner: dict[str, str], weight: ir.Value
-) -> Iterable[tuple[str, np.ndarray, float, int, int]]:
-    """Per operator that uses the weight: name, bias, input scale, range of ``code - zero_point``."""
+def _users(plan: Plan, found: dict[str, ActivationQuant], weight: ir.Value) -> Iterable[_User]:
     for use in weight.uses():
         node = use.node
         source = node.inputs[0]
-        activation = plan.activation(owner[source.name]) if source and source.name in owner else None
+        activation = found.get(str(source.name)) if source is not None else None
         if use.idx != 1 or activation is None:
             continue
         assert activation.scale is not None
         assert activation.zero_point is not None
         numbers = array(node.inputs[2]) if len(node.inputs) > 2 else None
         bias = np.zeros(1) if numbers is None else numbers.astype(np.float64)
-        low, high = -activation.zero_point, 2**activation.bits - 1 - activation.zero_point
-        yield str(node.name), bias, activation.scale, low, high
+        result = plan.activation(str(chain_end(node).name))
+        yield _User(
+            name=str(node.name),
+            bias=bias - (0.0 if result is None else result.offset),
+            x_scale=activation.scale,
+            low=-activation.zero_point,
+            high=2**activation.bits - 1 - activation.zero_point,
+            offset=activation.offset,
+            in_border=pads_with_zero(node, activation),
+        )

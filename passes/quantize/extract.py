@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from .. import arithmetic, metadata
 from ..constants import scalar_of
 from ..errors import PlanError
-from ..lower.match import dequantized_weight, weight_fault
+from ..lower.match import dequantized, dequantized_weight, weight_fault
 from ..place import place
 from ..plan import ActivationQuant, Grid, Plan, WeightQuant, first_fault
 from ..values import add_initializer, array, is_op
@@ -39,6 +39,9 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
     common.RemoveUnusedNodesPass()(model)
     weights: dict[str, WeightQuant] = {}
     activations: dict[str, ActivationQuant] = {}
+    for node in list(model.graph):
+        if is_op(node, "Conv", "Gemm"):
+            _unfold_offset(model.graph, node)
     for node in list(model.graph):
         if node.op_identifier() != ("", "DequantizeLinear", ""):
             continue
@@ -66,11 +69,30 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
     return model, plan
 
 
+def _unfold_offset(graph: ir.Graph, node: ir.Node) -> None:
+    """Take the offset of the input out of the bias of a Conv or Gemm again."""
+    x, weight = dequantized(node.inputs[0]), dequantized_weight(node.inputs[1])
+    dequantize = node.inputs[2].producer() if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    codes = array(dequantize.inputs[0]) if dequantize is not None else None
+    if x is None or weight is None or dequantize is None or codes is None or not x.offset:
+        return
+    real, name = dequantize.outputs[0], str(dequantize.outputs[0].name)
+    fold = (x.scale, weight.scale, x.offset, weight.codes)
+    real.name = None
+    if metadata.OFFSET in dequantize.metadata_props:
+        node.resize_inputs(2)  # there was none
+    else:
+        node.replace_input_with(2, add_initializer(graph, name, arithmetic.unfold_offset(codes, *fold)))
+    graph.remove(dequantize, safe=True)
+
+
 def _restore_constant(graph: ir.Graph, node: ir.Node, weights: dict[str, WeightQuant]) -> None:
     """Make the dequantized constant an initializer, under the name of the value."""
     real, name = node.outputs[0], str(node.outputs[0].name)
     weight = dequantized_weight(real)
     fault = weight_fault(node) if weight is None else None
+    if weight is not None and weight.zero_point is not None:
+        weight, fault = None, "has uint8 codes with a zero point, allowed int8"
     if fault is not None and any(is_op(use.node, "Conv", "Gemm") and use.idx == 1 for use in real.uses()):
         raise PlanError(
             f"Cannot read the QDQ file: weight {name!r} {fault}. "
@@ -138,13 +160,21 @@ def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, Activati
             f"Cannot read the QDQ file: {node.outputs[0].name!r} has {zero.dtype} codes, allowed uint8. "
             "Quantize activations to uint8."
         )
-    source, real = producer.inputs[0], node.outputs[0]
+    shift = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+    nodes.append(producer)
+    if shift is not None and shift.op_type == "Sub" and metadata.OFFSET in shift.metadata_props:
+        nodes.append(shift)
+    source, real = nodes[-1].inputs[0], node.outputs[0]
     assert source is not None
+    for use in tuple(real.uses()):
+        if use.node.op_type == "Add" and metadata.OFFSET in use.node.metadata_props:
+            use.node.outputs[0].replace_all_uses_with(real)
+            graph.remove(use.node, safe=True)
     held, keeps = str(source.name), real.is_graph_output()
     name = str(real.name) if keeps else held
     real.replace_all_uses_with(source, replace_graph_outputs=True)
     real.name = None
-    for gone in (*nodes, producer):
+    for gone in nodes:
         if not any(output.uses() for output in gone.outputs):
             graph.remove(gone, safe=True)
     if keeps and not source.is_graph_input():
@@ -158,4 +188,6 @@ def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, Activati
                 scale=float(scale),
                 zero_point=int(zero),
                 tie=node.metadata_props.get(metadata.TIE),
+                offset=float(node.metadata_props.get(metadata.OFFSET, "0")),
+                padding="zero" if node.metadata_props.get(metadata.PADDING) == "zero" else "offset",
             )

@@ -13,9 +13,10 @@ import onnx_ir as ir
 from .. import arithmetic, metadata
 from ..constants import constant
 from ..errors import ModelError
-from ..place import owners
+from ..place import entries
 from ..plan import ActivationQuant, Plan, WeightQuant
 from ..values import all_values, array, names, unused_name
+from .offsets import is_carried, pads_with_zero
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ class InsertQdqPass(ir.passes.InPlacePass):
 
     A weight becomes int8 codes with a DequantizeLinear along axis 0; the bias of the operator becomes
     int32 codes of scale ``s_x * s_w``. Both keep their names on the dequantized value.
+
+    An offset ``r`` is taken off before the pair, ``v -> Sub(r) -> QuantizeLinear``, and nowhere added again:
+    the bias of every Conv and Gemm behind is ``b + r * s_w * sum(w)``, and 0, which is what they pad with, is
+    the offset. Only for a Conv that pads with real zeros, ``Add(r)`` stands in front of it.
 
     Left alone: tensors that the plan does not name, and a graph that holds the plan already.
 
@@ -55,18 +60,16 @@ class InsertQdqPass(ir.passes.InPlacePass):
         graph = model.graph
         if any(metadata.NAME in node.metadata_props for node in graph):
             return ir.passes.PassResult(model, modified=False)
-        owner = owners(model, self.plan)
-        _check_names(graph, owner)
+        found = entries(model, self.plan)
+        _check_names(graph, found)
         values = {value.name: value for value in all_values(graph)}
         for planned in self.plan.weights:
-            _quantize_weight(graph, planned, owner, self.plan)
-        for name, owner_name in owner.items():
-            activation = self.plan.activation(owner_name)
-            assert activation is not None  # owners() only names entries of the plan
+            _quantize_weight(graph, planned, found)
+        for name, activation in found.items():
             _quantize_activation(graph, values[name], activation)
-        changed = len(self.plan.weights) + len(owner)
+        changed = len(self.plan.weights) + len(found)
         if changed:
-            logger.info("Quantized %d weights and %d activations", len(self.plan.weights), len(owner))
+            logger.info("Quantized %d weights and %d activations", len(self.plan.weights), len(found))
         return ir.passes.PassResult(model, modified=bool(changed))
 
 
@@ -92,10 +95,18 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
     notes = {metadata.NAME: planned.name, metadata.BITS: str(planned.bits)}
     if planned.tie is not None:
         notes[metadata.TIE] = planned.tie
+    if planned.offset:
+        notes[metadata.OFFSET] = repr(planned.offset)
+    if planned.padding != "offset":
+        notes[metadata.PADDING] = planned.padding
     uses = [(use.node, use.idx) for use in value.uses()]
 
-    quantize = ir.node("QuantizeLinear", [value, scale, zero], metadata_props=dict(notes))
-    new, codes = [quantize], quantize.outputs[0]
+    new, source = [], value
+    if planned.offset and name == planned.name and not is_carried(value):  # else it is off already
+        new.append(_offset_node(graph, "Sub", value, planned))
+        source = new[-1].outputs[0]
+    new.append(ir.node("QuantizeLinear", [source, scale, zero], metadata_props=dict(notes)))
+    codes = new[-1].outputs[0]
     if planned.bits < 8:
         codes.name = unused_name(graph, f"{name}.wide")
         codes.type, codes.shape = ir.TensorType(ir.DataType.UINT8), value.shape
@@ -111,11 +122,15 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
     new.append(ir.node("DequantizeLinear", [codes, scale, zero], metadata_props=dict(notes)))
     real = new[-1].outputs[0]
     real.name, real.type, real.shape = unused_name(graph, f"{name}.dq"), value.type, value.shape
-    for node in new:
-        node.name = node.outputs[0].name
-
     for user, index in uses:
         user.replace_input_with(index, real)
+    bordered = [user for user, index in uses if index == 0 and pads_with_zero(user, planned)]
+    if bordered:
+        new.append(_offset_node(graph, "Add", real, planned))
+        for user in bordered:
+            user.replace_input_with(0, new[-1].outputs[0])
+    for node in new:
+        node.name = node.outputs[0].name
     if value.is_graph_output() and not value.is_graph_input():
         value.name, real.name = unused_name(graph, f"{name}.float"), name
         for index, output in enumerate(graph.outputs):
@@ -129,7 +144,19 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
         graph.insert_after(producer, new)
 
 
-def _quantize_weight(graph: ir.Graph, planned: WeightQuant, owner: dict[str, str], plan: Plan) -> None:
+def _offset_node(graph: ir.Graph, op: str, value: ir.Value, planned: ActivationQuant) -> ir.Node:
+    offset = constant(graph, f"{planned.name}.offset", np.float32(planned.offset))
+    node = ir.node(op, [value, offset], metadata_props={metadata.OFFSET: "", metadata.EXACT: "offset"})
+    made = node.outputs[0]
+    made.name, made.type, made.shape = (
+        unused_name(graph, f"{value.name}.{op.lower()}"),
+        value.type,
+        value.shape,
+    )
+    return node
+
+
+def _quantize_weight(graph: ir.Graph, planned: WeightQuant, found: dict[str, ActivationQuant]) -> None:
     """Replace one weight, and the biases of the operators that use it, with codes."""
     weight = graph.initializers[planned.name]
     numbers = array(weight)
@@ -143,28 +170,36 @@ def _quantize_weight(graph: ir.Graph, planned: WeightQuant, owner: dict[str, str
     }
     users = [use.node for use in weight.uses() if use.idx == 1]
     for node in users:
-        source, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-        activation = plan.activation(owner[source.name]) if source and source.name in owner else None
-        if bias is None or activation is None or array(bias) is None:
-            continue
-        assert activation.scale is not None
-        _quantize_bias(graph, node, bias, np.float32(activation.scale), scale)
+        source = node.inputs[0]
+        activation = found.get(str(source.name)) if source is not None else None
+        if activation is not None:
+            _quantize_bias(graph, node, activation, scale, codes)
     _replace_initializer(graph, weight, codes, scale, np.zeros(len(scale), np.int8), notes)
 
 
 def _quantize_bias(
-    graph: ir.Graph, node: ir.Node, bias: ir.Value, x_scale: np.float32, w_scale: np.ndarray
+    graph: ir.Graph, node: ir.Node, x: ActivationQuant, w_scale: np.ndarray, w_codes: np.ndarray
 ) -> None:
-    if len(bias.uses()) > 1:  # its scale belongs to this operator alone
-        shared = array(bias)
-        assert shared is not None
-        bias = constant(graph, f"{bias.name}.{node.outputs[0].name}", shared)
+    """Make the bias int32 codes, with the offset of the input in them; one that is computed stays."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    folded = x.offset and not pads_with_zero(node, x)
+    notes = {metadata.OFFSET: ""} if bias is None else {}
+    if bias is None and folded:
+        node.resize_inputs(3)
+        bias = constant(graph, f"{node.outputs[0].name}.bias", np.zeros(len(w_scale), np.float32))
         node.replace_input_with(2, bias)
     numbers = array(bias)
-    assert numbers is not None
+    if bias is None or numbers is None:
+        return
+    if len(bias.uses()) > 1:  # its scale belongs to this operator alone
+        bias = constant(graph, f"{bias.name}.{node.outputs[0].name}", numbers)
+        node.replace_input_with(2, bias)
+    x_scale = np.float32(x.scale)
     codes = arithmetic.quantize_bias(numbers, x_scale, w_scale)
+    if folded:
+        codes = arithmetic.fold_offset(numbers, x_scale, w_scale, x.offset, w_codes)
     unit = x_scale * w_scale
-    _replace_initializer(graph, bias, codes, unit, np.zeros(len(unit), np.int32), {})
+    _replace_initializer(graph, bias, codes, unit, np.zeros(len(unit), np.int32), notes)
 
 
 def _replace_initializer(

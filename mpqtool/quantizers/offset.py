@@ -1,0 +1,66 @@
+"""Give the layers behind an offset what they need of it."""
+
+from __future__ import annotations
+
+__all__ = ["add_offset", "fold_offset", "hand_on_offset"]
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from mpqtool.passes.placement import PASS_THROUGH
+
+_LAYERS = ("Conv", "Gemm")
+
+
+def fold_offset(x: Tensor, weight: Tensor, bias: Tensor | None, offset: float) -> Tensor:
+    """The bias of a layer whose input lacks an offset: ``bias + offset * sum(weight)``, ``(kernels,)``.
+
+    Source: Bhalgat et al., LSQ+, equation 5.
+    """
+    folded = offset * weight.flatten(1).sum(1)
+    return folded if bias is None else bias + folded
+
+
+def add_offset(x: Tensor, offset: float) -> Tensor:
+    """The value itself, for a layer that pads it with real zeros."""
+    return x + offset
+
+
+def hand_on_offset(graph: fx.Graph, source: fx.Node, offset: float, padding: str) -> None:
+    """Change every layer that uses ``source``, directly or moved, to reckon with the offset it lacks.
+
+    Args:
+        graph: Changed in place.
+        source: What gives a value without its offset.
+        offset: The offset.
+        padding: ``offset``, where a layer pads with it, or ``zero``; see ``ActivationQuant``.
+    """
+    for user in tuple(source.users):
+        op = user.meta.get("onnx_op")
+        if op in _LAYERS and user.args[0] is source:
+            with graph.inserting_before(user):
+                _change(graph, user, offset, padding)
+        elif op in PASS_THROUGH:
+            hand_on_offset(graph, user, offset, padding)
+
+
+def _change(graph: fx.Graph, layer: fx.Node, offset: float, padding: str) -> None:
+    x, weight, bias, *rest = (*layer.args, None) if len(layer.args) == 2 else layer.args
+    if padding == "zero" and _is_padded(rest):
+        node = graph.call_function(add_offset, (x, offset))
+        node.meta["onnx_op"] = "AddOffset"
+        layer.args = (node, weight, bias, *rest)
+    else:
+        node = graph.call_function(fold_offset, (x, weight, bias, offset))
+        node.meta["onnx_op"] = "FoldOffset"
+        layer.args = (x, weight, node, *rest)
+
+
+def _is_padded(rest: list[Any]) -> bool:
+    """Whether a layer pads: behind its bias come stride, padding, dilation, groups, automatic padding."""
+    if len(rest) < 2:
+        return False
+    pads = rest[1] or ()
+    automatic = len(rest) > 4 and rest[4] not in ("NOTSET", "VALID")
+    return any(pads) or automatic
