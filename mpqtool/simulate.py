@@ -15,15 +15,19 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from mpqtool.importer import import_graph
+from mpqtool.passes import pipelines
+from mpqtool.passes.errors import PlanError
 from mpqtool.passes.load import load_model
-from mpqtool.passes.metadata import SUFFIX
+from mpqtool.passes.metadata import NAME, SUFFIX
 from mpqtool.passes.quantize.extract import extract
+from mpqtool.runtime.reference import Reference
 
 from .integer_forms import INTEGER_FORMS, Codes, Pending, WeightCodes, as_real, first, quantize
 from .quantizers import ActivationQuantizer, WeightQuantizer
@@ -95,9 +99,31 @@ class IntegerSimulation(nn.Module):
 
 
 def simulator_from_qdq(path: str | os.PathLike[str]) -> Simulation:
-    """The integer simulation of what a QDQ file says, for ``verify`` without a trained network at hand."""
-    model, plan = extract(load_model(path))
+    """The integer simulation of what a QDQ file says, for ``verify`` without a trained network at hand.
+
+    Raises:
+        PassError: A plan cannot say what the file does, as it may be where another tool quantized it.
+    """
+    qdq = pipelines.canonical_qdq(load_model(path))
+    model, plan = extract(qdq)
+    ours = any(NAME in node.metadata_props for node in qdq.graph)
+    if not ours and not _same_integers(qdq, pipelines.quantize(model, plan)):
+        raise PlanError(
+            f"Cannot simulate {os.fspath(path)!r}: it quantizes at other places, or to other ranges, than a "
+            "plan says."
+        )
     return IntegerSimulation(attach(import_graph(model), plan).eval()).on_arrays(model)
+
+
+def _same_integers(qdq: ir.Model, other: ir.Model) -> bool:
+    """Whether two QDQ files stand for integer networks of the same codes and constants."""
+    one, two = Reference(pipelines.lower(qdq)), Reference(pipelines.lower(other))
+    found, wanted = one.constant_inputs(), two.constant_inputs()
+    return (
+        one.codes == two.codes
+        and found.keys() == wanted.keys()
+        and all(np.array_equal(numbers, wanted[key]) for key, numbers in found.items())
+    )
 
 
 class _Interpreter(fx.Interpreter):
@@ -119,8 +145,8 @@ class _Interpreter(fx.Interpreter):
     def _run_node(self, node: fx.Node) -> Any:
         if node.op in ("call_function", "call_method"):
             args, kwargs = self.fetch_args_kwargs_from_env(node)
-            form = INTEGER_FORMS.get(node.meta.get("onnx_op"))
-            if form is not None and isinstance(first(args[0]), Codes | Pending):
+            form = INTEGER_FORMS.get(node.meta.get("onnx_op", ""))
+            if form is not None and any(isinstance(first(value), Codes | Pending) for value in args):
                 result = form(_operation(node), *args, **kwargs)
                 if result is not NotImplemented:
                     return result

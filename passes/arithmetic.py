@@ -14,19 +14,28 @@ from __future__ import annotations
 
 __all__ = [
     "MAX_SAFE_PAIR",
+    "NOTHING",
     "accumulator_bound",
     "add_codes",
+    "add_ratios",
+    "border_bias",
     "code_range",
     "dequantize",
     "fit_weight_scale",
+    "fold_offset",
+    "kernel_sums",
     "mean_multiplier",
     "multiplier",
+    "multiply_codes",
     "pair_saturates",
     "quantize",
     "quantize_bias",
     "quantize_weight",
     "requantize",
     "rescale_codes",
+    "shift_bias",
+    "shift_codes",
+    "unfold_offset",
 ]
 
 from typing import Any
@@ -41,6 +50,9 @@ Int = NDArray[np.int32]
 
 MAX_SAFE_PAIR = 2**15 - 1
 """Largest sum of two uint8 x int8 products that CPUs without VNNI add without saturating."""
+
+NOTHING = 2.0**-40
+"""A scale at which a dead kernel adds nothing, though its codes on the odd grid are 1 and not 0."""
 
 
 def _f32(numbers: ArrayLike) -> Float:
@@ -61,9 +73,14 @@ def code_range(bits: int, grid: Grid) -> tuple[int, int]:
     return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
 
 
-def quantize(x: ArrayLike, scale: ArrayLike, zero_point: int, low: int, high: int) -> NDArray[np.uint8]:
-    """Activation codes: ``clamp(rint(x / scale) + zero_point, low, high)``, as QuantizeLinear computes it."""
-    codes = np.rint(_f32(x) / _f32(scale)) + np.float32(zero_point)
+def quantize(
+    x: ArrayLike, scale: ArrayLike, zero_point: int, low: int, high: int, *, offset: ArrayLike = 0
+) -> NDArray[np.uint8]:
+    """Activation codes: ``clamp(rint((x - offset) / scale) + zero_point, low, high)``.
+
+    Without an offset, this is what QuantizeLinear computes.
+    """
+    codes = np.rint((_f32(x) - _f32(offset)) / _f32(scale)) + np.float32(zero_point)
     return _clamped(codes, low, high)
 
 
@@ -115,8 +132,8 @@ def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: 
 def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: int = 80) -> Float:
     """The scale of each kernel with the least squared error, on a grid of clips.
 
-    The clip runs over ``steps`` even fractions of the largest magnitude. A kernel of zeros, or of
-    0 bits, gets scale 1.
+    The clip runs over ``steps`` even fractions of the largest magnitude. A kernel of 0 bits, or of zeros,
+    gets scale 1; of zeros on a grid without 0, ``NOTHING``.
 
     Returns:
         ``(kernels,)``, float32, positive.
@@ -127,8 +144,9 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
     top = np.array([max(code_range(int(b), grid)[1], 1) for b in widths], np.float32)
     largest = np.abs(flat).max(axis=1)
     used = (largest > 0) & (widths > 0)
-    best = np.where(used, np.maximum(largest / top, np.finfo(np.float32).tiny), np.float32(1))
-    best = best.astype(np.float32)
+    without_0 = (widths > 0) & (widths < 8) & (grid is Grid.ODD)
+    unused = np.where(without_0, NOTHING, 1)
+    best = np.where(used, np.maximum(largest / top, np.finfo(np.float32).tiny), unused).astype(np.float32)
     least = np.full(len(w), np.inf, np.float32)
     for fraction in np.linspace(1, 1 / steps, steps, dtype=np.float32):
         scale = np.where(used, np.maximum(largest * fraction / top, np.finfo(np.float32).tiny), 1)
@@ -143,7 +161,72 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
 def quantize_bias(bias: ArrayLike, x_scale: ArrayLike, w_scale: ArrayLike) -> Int:
     """Bias codes ``rint(bias / (s_x * s_w))``, clamped to int32 (ONNX QLinearConv)."""
     unit = _f32(x_scale) * _f32(w_scale)
-    real = np.rint(_f32(bias) / unit).astype(np.float64)
+    return _int32(np.rint(_f32(bias) / unit).astype(np.float64))
+
+
+def fold_offset(
+    bias: ArrayLike, x_scale: ArrayLike, w_scale: ArrayLike, offset: ArrayLike, codes: ArrayLike
+) -> Int:
+    """Bias codes with the offset of the input in them: ``rint(bias / (s_x * s_w) + offset / s_x * sum(w))``.
+
+    ``x_hat = s_x * (x - z) + offset`` in every tap of a kernel adds ``offset * s_w * sum(w)`` to its result.
+    That is exact where every tap reads a code, padding too. One rounding, in float64, so that
+    ``unfold_offset`` finds a bias of the same codes.
+
+    Source: Bhalgat et al., LSQ+, equation 5, with the sum over the kernel that it leaves out.
+
+    Args:
+        bias: ``(kernels,)``, float32.
+        x_scale: Real units per code of the input.
+        w_scale: ``(kernels,)``, real units per weight code.
+        offset: What the zero point of the input stands for.
+        codes: Weight codes ``(kernels, ...)``.
+    """
+    unit = (_f32(x_scale) * _f32(w_scale)).astype(np.float64)
+    return _int32(
+        np.rint(_f32(bias).astype(np.float64) / unit + _in_codes(offset, x_scale) * kernel_sums(codes))
+    )
+
+
+def unfold_offset(
+    codes: ArrayLike, x_scale: ArrayLike, w_scale: ArrayLike, offset: ArrayLike, w_codes: ArrayLike
+) -> Float:
+    """The bias that ``fold_offset`` made ``codes`` of, to half a unit; folding it again gives ``codes``.
+
+    If floats lie less than a unit apart there, the nearest one is close enough. If they lie further apart, it
+    is the bias itself.
+    """
+    unit = (_f32(x_scale) * _f32(w_scale)).astype(np.float64)
+    return _f32((np.asarray(codes, np.float64) - _in_codes(offset, x_scale) * kernel_sums(w_codes)) * unit)
+
+
+def border_bias(offset: ArrayLike, x_scale: ArrayLike, sums: ArrayLike) -> Int:
+    """What an offset adds to an accumulator whose taps on the input have weight codes of these sums, int32.
+
+    ``rint(offset / s_x * sums)``: near a border of real zeros fewer taps are on the input, so the sums
+    are a map over the output.
+    """
+    return _int32(np.rint(_in_codes(offset, x_scale) * np.asarray(sums, np.float64)))
+
+
+def shift_bias(bias: ArrayLike, x_scale: ArrayLike, w_scale: ArrayLike, offset: ArrayLike) -> Int:
+    """Bias codes of a result whose offset is taken off: ``bias - rint(offset / (s_x * s_w))``."""
+    unit = (_f32(x_scale) * _f32(w_scale)).astype(np.float64)
+    return _int32(np.asarray(bias, np.float64) - np.rint(_f32(offset).astype(np.float64) / unit))
+
+
+def kernel_sums(codes: ArrayLike) -> NDArray[np.int64]:
+    """The sum of the weight codes of each kernel, ``(kernels,)``."""
+    w = np.asarray(codes, np.int64)
+    sums: NDArray[np.int64] = w.reshape(len(w), -1).sum(axis=1)
+    return sums
+
+
+def _in_codes(offset: ArrayLike, scale: ArrayLike) -> NDArray[np.float64]:
+    return _f32(offset).astype(np.float64) / _f32(scale).astype(np.float64)
+
+
+def _int32(real: NDArray[np.float64]) -> Int:
     limit = np.iinfo(np.int32)
     return np.clip(real, limit.min, limit.max).astype(np.int32)
 
@@ -163,18 +246,41 @@ def requantize(acc: ArrayLike, factor: ArrayLike, zero_point: int, low: int, hig
     return _clamped(np.rint(_f32(acc) * _f32(factor)) + np.float32(zero_point), low, high)
 
 
-def add_codes(
-    a: ArrayLike, a_scale: float, a_zero: int, b: ArrayLike, b_scale: float, b_zero: int,
-    y_scale: float, y_zero: int, low: int, high: int,
-) -> NDArray[np.uint8]:  # fmt: skip
-    """``clamp(rint((a - z_a) * (s_a / s_y) + (b - z_b) * (s_b / s_y) + z_y), low, high)``.
+def add_ratios(a_scale: ArrayLike, b_scale: ArrayLike, y_scale: ArrayLike) -> tuple[np.float32, np.float32]:
+    """``s_a / s_y`` and ``s_b / s_y``, rounded to a grid on which a sum of codes is exact.
 
-    QLinearAdd equals this where both ratios are powers of two (the zero point goes in before rounding).
+    The grid is ``2**(e - 16)`` where ``r_a + r_b + 1 < 2**e``: then all terms of the sum are whole steps, at
+    most ``2**24`` of them, which float32 holds. So no order of the steps and no fused multiply-add makes a
+    difference. A term moves by 0.01 codes at most where no scale is above that of the result.
     """
-    ratio_a, ratio_b = _f32(a_scale) / _f32(y_scale), _f32(b_scale) / _f32(y_scale)
-    left = (_f32(a) - np.float32(a_zero)) * ratio_a
-    right = (_f32(b) - np.float32(b_zero)) * ratio_b
+    ratios = np.array([_f32(a_scale) / _f32(y_scale), _f32(b_scale) / _f32(y_scale)], np.float64)
+    step = 2.0 ** (int(np.frexp(ratios.sum() + 1)[1]) - 16)
+    a, b = (np.maximum(np.rint(ratios / step), 1) * step).astype(np.float32)
+    return a, b
+
+
+def add_codes(
+    a: ArrayLike, a_ratio: ArrayLike, a_zero: int, b: ArrayLike, b_ratio: ArrayLike, b_zero: int,
+    y_zero: int, low: int, high: int,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """``clamp(rint((a - z_a) * r_a + (b - z_b) * r_b + z_y), low, high)``, the ratios of ``add_ratios``.
+
+    With these QLinearAdd equals this on any CPU; with others it rounds between the steps, in an order that
+    depends on the CPU.
+    """
+    left = (_f32(a) - np.float32(a_zero)) * _f32(a_ratio)
+    right = (_f32(b) - np.float32(b_zero)) * _f32(b_ratio)
     return _clamped(np.rint(left + right + np.float32(y_zero)), low, high)
+
+
+def shift_codes(
+    codes: ArrayLike, x_scale: ArrayLike, x_zero: int, shift: ArrayLike, y_scale: ArrayLike, y_zero: int,
+    low: int, high: int,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """Codes plus real constants: ``clamp(rint((x - z_x) * (s_x / s_y) + shift / s_y) + z_y, low, high)``."""
+    scaled = (_f32(codes) - np.float32(x_zero)) * (_f32(x_scale) / _f32(y_scale))
+    real = scaled + _f32(shift) / _f32(y_scale)
+    return _clamped(np.rint(real) + np.float32(y_zero), low, high)
 
 
 def rescale_codes(
@@ -182,6 +288,19 @@ def rescale_codes(
 ) -> NDArray[np.uint8]:
     """Codes under another scale: ``quantize(dequantize(codes))``, as QLinearConcat computes it."""
     return quantize(dequantize(codes, x_scale, x_zero), y_scale, y_zero, low, high)
+
+
+def multiply_codes(
+    a: ArrayLike, a_scale: float, a_zero: int, b: ArrayLike, b_scale: float, b_zero: int,
+    y_scale: float, y_zero: int, low: int, high: int,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """``clamp(rint((a - z_a) * (b - z_b) * (s_a * s_b / s_y) + z_y), low, high)``, as QLinearMul computes it.
+
+    The product of codes is exact, and the zero point goes in before rounding.
+    """
+    product = (_f32(a) - np.float32(a_zero)) * (_f32(b) - np.float32(b_zero))
+    factor = multiplier(a_scale, b_scale, y_scale)
+    return _clamped(np.rint(product * factor + np.float32(y_zero)), low, high)
 
 
 def accumulator_bound(codes: ArrayLike, bias: ArrayLike, low: int, high: int) -> int:

@@ -3,10 +3,12 @@
 Definitions, with ``o`` a kernel (one output channel's weights):
 
 - ``MACs = |W| * positions``, of a Conv ``O * (C / groups) * kh * kw * Ho * Wo``, at batch 1; positions of
-  a recurrent layer are its steps, and its ``W`` those of the input and of the state.
+  a Gemm are the rows that a Flatten before it makes of one sample, of a recurrent layer its steps, whose
+  ``W`` are those of the input and of the state.
 - ``BitOPs = sum MACs[o] * B_w[o] * B_a``, ``B_a`` the width of the layer's input.
 - ``C_C = sum MACs[o] * (B_w[o] * B_a + B_w[o] + B_a + log2 M)``, ``M = |W| / O`` the products in one sum.
-- ``B_w,eff`` and ``B_a,eff``: widths averaged over all weights, and over all quantized values.
+- ``B_w,eff``: widths averaged over all weights; those that were removed from a file have 0 bits.
+- ``B_a,eff``: widths averaged over the inputs of layers, the values that weights are multiplied with.
 - ``WCR = 32 / B_w`` over the layers between the first and the last; ``WCR_true`` over all of them.
 
 Sources: AdaQAT (BitOPs, WCR); IMPQ, equations 6 and 7 (``B_eff``, ``C_C``), where ``N`` counts MACs.
@@ -22,6 +24,7 @@ __all__ = [
     "activations_eff",
     "bitops",
     "c_c",
+    "elements",
     "layer",
     "layers",
     "macs",
@@ -48,6 +51,8 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 """Layers with two weights: of the input, and of the state."""
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 """What counts as a layer, if its weight is a constant."""
+_ROW_BY_ROW = ("Clip", "DequantizeLinear", "Gemm", "Identity", "QGemm", "QuantizeLinear", "Relu")
+"""What keeps the rows of a matrix."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ class Layer:
         inputs: Number of values that go in, at batch 1; None if a size is not known.
         weight_bits: One width per kernel, or one for all.
         activation_bits: Width of the input.
+        removed: Number of weights that are gone from the file, with kernels of 0 bits.
+        accumulator: Largest magnitude of a sum of products that any input can reach; None in float.
+        saturates: Whether sums of two products could leave int16, which CPUs without VNNI add them in; None
+            in float.
     """
 
     name: str
@@ -75,6 +84,9 @@ class Layer:
     inputs: int | None = None
     weight_bits: tuple[float, ...] = (FLOAT_BITS,)
     activation_bits: float = FLOAT_BITS
+    removed: int = 0
+    accumulator: int | None = None
+    saturates: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.weight_bits) not in (1, self.kernels):
@@ -86,6 +98,11 @@ class Layer:
     def mean_bits(self) -> float:
         """Width of a weight, averaged; kernels of a layer are of one size."""
         return sum(self.weight_bits) / len(self.weight_bits)
+
+    @property
+    def accumulator_bits(self) -> int | None:
+        """Signed bits that hold every sum of products."""
+        return None if self.accumulator is None else self.accumulator.bit_length() + 1
 
 
 def macs(rows: Sequence[Layer]) -> int | None:
@@ -125,19 +142,18 @@ def c_c(rows: Sequence[Layer]) -> float | None:
 
 def weights_eff(rows: Sequence[Layer]) -> float | None:
     """``sum B_w |W| / sum |W|`` over all layers, first and last too; None without layers."""
-    return _mean([(row.mean_bits, row.weights) for row in rows])
+    pairs = [(row.mean_bits, row.weights) for row in rows]
+    return _mean([*pairs, *((0, row.removed) for row in rows)])
 
 
-def activations_eff(values: Sequence[tuple[float, int | None]]) -> float | None:
-    """``sum B_a |A| / sum |A|``; None if a size is not known.
+def activations_eff(rows: Sequence[Layer]) -> float | None:
+    """``sum B_a |A| / sum |A|`` over the inputs of layers, each once; None if a size is not known.
 
-    Args:
-        values: Width and elements of one sample of every quantized value: graph inputs, what enters a
-            layer, and the operands of a sum too, though no product reads them. Each counts once, however
-            many read it; what only moves codes makes no value of its own.
+    What no layer multiplies, like the operands of a sum, does not count.
     """
-    pairs = [(bits, elements) for bits, elements in values if elements is not None]
-    return _mean(pairs) if len(pairs) == len(values) else None
+    inputs = {row.input: (row.activation_bits, row.inputs) for row in rows}
+    pairs = [(bits, elements) for bits, elements in inputs.values() if elements is not None]
+    return _mean(pairs) if len(pairs) == len(inputs) else None
 
 
 def wcr(rows: Sequence[Layer]) -> float | None:
@@ -196,11 +212,11 @@ def layer(node: ir.Node, weight: tuple[int, ...]) -> Layer:
         node: With the shapes of its values.
         weight: Shape of the weight.
     """
-    x, out, held = node.inputs[0], node.outputs[0], node.inputs[1]
+    x, held = node.inputs[0], node.inputs[1]
     assert x is not None  # the schema asks for both
     assert held is not None
-    weights, places = math.prod(weight), positions(node.op_type, out.shape)
-    kernels, inputs = weight[_kernel_axis(node)], size(x.shape, 1)
+    weights, places = math.prod(weight), positions(node.op_type, node)
+    kernels, inputs = weight[_kernel_axis(node)], elements(x)
     if is_op(node, *RECURRENT):
         directions, rows, _ = weight
         weights, kernels = weights + _state_weights(node), directions * rows
@@ -240,11 +256,29 @@ def _steps(node: ir.Node, shape: ir.Shape | None) -> tuple[int | None, int | Non
     return steps, None if steps is None or features is None else steps * features
 
 
-def positions(op: str, out: ir.Shape | None) -> int | None:
-    """How often a Conv, Gemm or MatMul applies its weights to one sample, by the shape of its result."""
+def positions(op: str, node: ir.Node) -> int | None:
+    """How often a node applies its weights to one sample, as the Conv, Gemm or MatMul that it stands for."""
+    out = node.outputs[0].shape
     if op == "Gemm":
-        return 1
+        return _rows(node.inputs[0])
     return size(out, 2) if op == "Conv" else size(out, 1, -1)
+
+
+def elements(value: ir.Value) -> int | None:
+    """Elements of one sample of a value; None if a size is not known."""
+    count, rows = size(value.shape, 1), _rows(value)
+    return None if count is None or rows is None else count * rows
+
+
+def _rows(value: ir.Value | None) -> int | None:
+    """How many rows of a matrix belong to one sample: what a Flatten put into them, else one."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in _ROW_BY_ROW:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or not is_op(node, "Flatten"):
+        return 1
+    x = node.inputs[0]
+    return size(x.shape, 1, int_attribute(node, "axis", 1)) if x is not None else None
 
 
 def size(shape: ir.Shape | None, start: int, stop: int | None = None) -> int | None:

@@ -9,16 +9,26 @@ __all__ = [
     "BITS",
     "DOMAIN",
     "EXACT",
+    "FLOAT",
     "GRID",
     "ISLAND",
+    "KEPT",
     "NAME",
+    "NEEDED",
+    "OFFSET",
+    "PADDING",
     "SUFFIX",
+    "TARGET",
     "TIE",
+    "VNNI",
     "WEIGHT",
+    "WEIGHTS",
     "WEIGHT_BITS",
     "codes_name",
     "digits",
     "from_digits",
+    "from_ranges",
+    "ranges",
 ]
 
 from collections.abc import Iterable
@@ -35,14 +45,31 @@ NAME = "mpqtool.name"
 """On Q and DQ: the name in the plan."""
 TIE = "mpqtool.tie"
 """On Q and DQ: the tie of the activation."""
+OFFSET = "mpqtool.offset"
+"""On Q and DQ: the offset of the activation, if it has one; the DQ gives the value without it. On the Sub and
+Add of the offset, and on the DQ of a bias that is there for it alone: empty."""
+PADDING = "mpqtool.padding"
+"""On Q and DQ: what pads the activation, if it is not its offset."""
 WEIGHT = "mpqtool.weight"
 """On an integer Conv or Gemm: the name of its weight in the plan."""
 WEIGHT_BITS = "mpqtool.weight_bits"
 """On an integer Conv or Gemm: one digit per kernel."""
+WEIGHTS = "mpqtool.weights"
+"""On an integer Conv or Gemm of which weights were removed: how many there were."""
+KEPT = "mpqtool.kept"
+"""On a node whose result has lost channels: which of them are left, as ``ranges``."""
 ISLAND = "mpqtool.island"
-"""On a float operator of an integer file: why it is float. On the Cast that ends an island: empty."""
+"""On a float operator of an integer file: why it is float. On what ends an island: empty."""
 EXACT = "mpqtool.exact"
 """On elementwise float nodes that compute codes exactly: the operator they stand for."""
+FLOAT = "mpqtool.float"
+"""On an operator that could be integer and was left in float, as that is faster: the name of its first
+output in the QDQ file."""
+TARGET = "mpqtool.target"
+"""On the model: what an integer file was made for, of ``targets.TARGETS``."""
+VNNI = "mpqtool.vnni"
+"""On the model: ``NEEDED`` where sums of int8 weights could saturate on a CPU without VNNI."""
+NEEDED = "needed"
 
 SUFFIX = ".codes"
 """What the name of codes ends in."""
@@ -61,3 +88,23 @@ def digits(bits: Iterable[int]) -> str:
 def from_digits(text: str) -> tuple[int, ...]:
     """The inverse of ``digits``."""
     return tuple(int(digit) for digit in text)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending integers: ``[0, 1, 2, 5]`` is ``0-2,5``."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def from_ranges(text: str) -> list[int]:
+    """The inverse of ``ranges``."""
+    numbers: list[int] = []
+    for span in text.split(","):
+        first, _, last = span.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["fold_batch_norm", "lower", "normalize", "quantize"]
+__all__ = ["canonical_qdq", "fold_batch_norm", "lower", "lower_like", "normalize", "quantize"]
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from . import metadata
 from .errors import ModelError, PassError
 from .lower import lowering_passes
+from .lower.canonical import canonical_passes
+from .lower.keep_float import kept_float
 from .normalize import FoldBatchNormPass, normal_form
 from .normalize.opset import IR_VERSION, OPSET
 from .plan import Plan
@@ -70,7 +73,22 @@ def quantize(model: ir.Model, plan: Plan) -> ir.Model:
     return _run(ir.passes.Sequential(InsertQdqPass(complete_plan), ShapeInferencePass()), model.clone())
 
 
-def lower(model: ir.Model, *, target: str = "cpu") -> ir.Model:
+def canonical_qdq(model: ir.Model) -> ir.Model:
+    """A QDQ model of another tool in the form of ours: what ``lower`` starts from.
+
+    Args:
+        model: QDQ; left as it is.
+    """
+    return _run(ir.passes.Sequential(*canonical_passes()), model.clone())
+
+
+def lower(
+    model: ir.Model,
+    *,
+    target: str = "cpu",
+    vnni: bool = False,
+    float_layers: Mapping[str, str] | None = None,
+) -> ir.Model:
     """The integer form of a QDQ model, with the weights packed.
 
     Operators without an integer form stay float, each with a note why.
@@ -78,13 +96,33 @@ def lower(model: ir.Model, *, target: str = "cpu") -> ir.Model:
     Args:
         model: QDQ, of ``quantize`` or of another tool; left as it is.
         target: What it is to run on.
+        vnni: Whether it is for CPUs with VNNI only: all weights are int8 then, which saturates on others.
+        float_layers: Operators to leave in float although they could be integer: why, by the name of their
+            first output.
 
     Raises:
         PassError: The target is unknown.
     """
-    result = _run(ir.passes.Sequential(*lowering_passes(target)), model.clone())
+    passes = lowering_passes(target, vnni=vnni, float_layers=float_layers)
+    result = _run(ir.passes.Sequential(*passes), model.clone())
     result.ir_version = IR_VERSION
     return result
+
+
+def lower_like(model: ir.Model, integer: ir.Model, *, target: str | None = None) -> ir.Model:
+    """The integer form of a QDQ model, made with the choices that are noted in an integer file.
+
+    Args:
+        model: QDQ; left as it is.
+        integer: Whose choices they are: for CPUs with VNNI only, and what stays float.
+        target: What it is to run on; None: that of the file.
+    """
+    return lower(
+        model,
+        target=integer.metadata_props.get(metadata.TARGET, "cpu") if target is None else target,
+        vnni=metadata.VNNI in integer.metadata_props,
+        float_layers=kept_float(integer),
+    )
 
 
 def _run(pass_: ir.passes.PassBase, model: ir.Model) -> ir.Model:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["free_values", "owners", "place"]
+__all__ = ["entries", "free_values", "owners", "place"]
 
+import numpy as np
 import onnx_ir as ir
 
-from .placement import Placement
+from .placement import Placement, factor_of, moved_input
 from .plan import ActivationQuant, Grid, Plan, WeightQuant
 from .values import all_values, array
 
@@ -24,7 +25,9 @@ def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid
       of a Gemm that none of these uses stays float, and so do the last three where no layer, sum or pool
       uses them in the end. A Relu or Clip that alone uses a result belongs to it: the value behind is
       the quantized one.
-    - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input.
+    - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input. So
+      do Mul and Div by a positive number, times that number.
+    - Add of a constant is quantized like a Mul: where a layer, sum or pool uses the result in the end.
 
     Graph inputs get 8 bits, and so does what no layer multiplies. ``zero_point`` is 0 where no value can be
     negative, else None. The operands and the result of an Add share a ``tie``.
@@ -73,11 +76,29 @@ def owners(model: ir.Model, plan: Plan) -> dict[str, str]:
     Returns:
         By value name: the name of an entry of ``plan.activations``.
     """
+    return {name: entry.name for name, entry in entries(model, plan).items()}
+
+
+def entries(model: ir.Model, plan: Plan) -> dict[str, ActivationQuant]:
+    """How each quantized value is quantized, in graph order.
+
+    Returns:
+        By value name: the entry of the ``owners``, with the scale that it has there: constants that are
+        multiplied in between are in it.
+    """
     found = Placement(model.graph)
-    names = {entry.name for entry in plan.activations}
-    result = {}
+    planned = {entry.name: entry for entry in plan.activations}
+    result: dict[str, ActivationQuant] = {}
     for value in all_values(model.graph):
         owner = found.owner(value)
-        if owner is not None and owner.name in names:
-            result[str(value.name)] = str(owner.name)
+        if owner is None or owner.name not in planned:
+            continue
+        entry, node = planned[str(owner.name)], value.producer()
+        if owner is not value and node is not None:
+            source, factor = moved_input(node), factor_of(node)
+            assert source is not None  # it is how the owner was found
+            entry = result[str(source.name)]
+            if factor is not None and entry.scale is not None:
+                entry = entry.model_copy(update={"scale": float(np.float32(entry.scale) * factor)})
+        result[str(value.name)] = entry
     return result

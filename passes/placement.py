@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["CLAMPS", "MOVES", "PASS_THROUGH", "TABLES", "Placement", "is_pass_through", "is_table"]
+__all__ = [
+    "CLAMPS",
+    "MOVES",
+    "PASS_THROUGH",
+    "TABLES",
+    "Placement",
+    "factor_of",
+    "is_pass_through",
+    "is_table",
+    "moved_input",
+]
 
+import numpy as np
 import onnx_ir as ir
 
 from .metadata import DOMAIN
@@ -72,20 +83,21 @@ class Placement:
             if not is_op(node, "Gemm"):  # a Gemm can give float; others need codes, or ask for them
                 values.append(chain_end(node))
             wanted.update(values)
-            if is_op(node, "Add"):
+            if is_op(node, "Add") and len(values) == 3:
                 joined.append(values)
         self.quantized = [value for value in all_values(graph) if value in wanted]
         self.ties = _tie(self.quantized, joined)
 
     def owner(self, value: ir.Value | None) -> ir.Value | None:
-        """The value whose scale this one shares; itself if it has its own, None for a constant."""
+        """The value whose codes this one shares; itself if it has its own, None for a constant."""
         while value is not None:
             node = value.producer()
             if node is None:
                 return value if value.is_graph_input() else None
-            if not is_pass_through(node) or is_absorbed(node):
+            source = moved_input(node)
+            if source is None:
                 return value
-            value = node.inputs[0]
+            value = source
         return None
 
     def is_nonnegative(self, value: ir.Value | None) -> bool:
@@ -99,6 +111,8 @@ class Placement:
             low = array(node.inputs[1]) if len(node.inputs) > 1 else None
             if low is not None and low.item() >= 0:
                 return True
+        if factor_of(node) is not None:
+            return self.is_nonnegative(moved_input(node))
         count = None if is_op(node, "Add", "Concat", "MatMul", "Mul") else 1
         return all(self.is_nonnegative(source) for source in node.inputs[:count])
 
@@ -123,6 +137,8 @@ def is_quantizable(node: ir.Node) -> bool:
         return is_activation(node.inputs[0]) and _is_wanted(node.outputs[0])
     if not is_op(node, "Add", "Concat", "MatMul", "Mul"):
         return False
+    if _is_shift(node):
+        return _is_wanted(node.outputs[0])
     activations = all(is_activation(value) for value in node.inputs)
     return activations and (not is_op(node, "Mul") or _is_wanted(node.outputs[0]))
 
@@ -140,13 +156,49 @@ def _is_wanted(value: ir.Value) -> bool:
     while waiting:
         for use in waiting.pop().uses():
             node = use.node
-            soft = is_op(node, "Softmax", "Mul") or is_table(node) or is_pass_through(node)
+            soft = is_op(node, "Softmax", "Mul") or is_table(node) or _is_shift(node)
+            soft = soft or is_pass_through(node) or factor_of(node) is not None
             if not soft and is_quantizable(node):
                 return True
             if soft and node not in seen:
                 seen.add(node)
                 waiting.extend(node.outputs)
     return False
+
+
+def _is_shift(node: ir.Node) -> bool:
+    """Whether the node adds a constant to an activation."""
+    constants = [numbers for value in node.inputs if (numbers := array(value)) is not None]
+    return (
+        is_op(node, "Add")
+        and [numbers.dtype for numbers in constants] == [np.float32]
+        and any(is_activation(value) for value in node.inputs)
+    )
+
+
+def factor_of(node: ir.Node) -> np.float32 | None:
+    """The one positive number that a Mul or Div multiplies an activation by; None where it does not.
+
+    What it does to real values, it does to their scale: the codes stay. Div is a Mul by the inverse.
+    """
+    if not is_op(node, "Mul", "Div"):
+        return None
+    x, other = node.inputs if is_op(node, "Div") or array(node.inputs[1]) is not None else node.inputs[::-1]
+    numbers = array(other)
+    if numbers is None or numbers.size != 1 or numbers.dtype != np.float32 or not is_activation(x):
+        return None
+    if numbers.ndim > (0 if x is None or x.shape is None else len(x.shape)):  # it would add axes
+        return None
+    number = np.float32(numbers.item())
+    factor = np.float32(1) / number if is_op(node, "Div") and number else number
+    return factor if 0 < factor < np.inf else None
+
+
+def moved_input(node: ir.Node) -> ir.Value | None:
+    """The value whose codes a node hands on; None if it makes new ones."""
+    if factor_of(node) is not None:
+        return next(value for value in node.inputs if is_activation(value))
+    return node.inputs[0] if is_pass_through(node) and not is_absorbed(node) else None
 
 
 def is_pass_through(node: ir.Node) -> bool:
@@ -192,7 +244,7 @@ def _chain_start(node: ir.Node) -> ir.Node | None:
         if source is None or producer is None or only_user(source) is not node:
             return None
         node = producer
-    return None if is_pass_through(node) or is_op(node, *POOLS, "Concat") else node
+    return None if moved_input(node) is not None or is_op(node, *POOLS, "Concat") else node
 
 
 def _tie(order: list[ir.Value], joined: list[list[ir.Value]]) -> dict[ir.Value, str]:

@@ -7,7 +7,6 @@ __all__ = ["inspect"]
 import collections
 import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -19,7 +18,7 @@ from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.place import owners
 from mpqtool.passes.placement import MOVES
 from mpqtool.passes.quantize import extract
-from mpqtool.passes.values import all_values, is_op
+from mpqtool.passes.values import is_op
 
 from . import integer_layers
 
@@ -31,10 +30,14 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         A dict that JSON can hold:
 
         - ``kind``: ``float``, ``qdq`` or ``int``
+        - ``target``: what an integer file was made for, else None
         - ``operators``: how many nodes of each
         - ``bits``: ``weights_eff``, ``activations_eff``, and ``layers``, one row per Conv, Gemm or MatMul:
           ``name`` (its weight), ``op``, ``macs``, ``weights``, ``weight_bits`` (width -> kernels) and
-          ``activation_bits`` (of its input)
+          ``activation_bits`` (of its input); of a layer in integers also ``weights_removed`` (with kernels of
+          0 bits), ``accumulator_max`` (the largest magnitude any input can lead to, by the codes),
+          ``accumulator_bits`` (signed, to hold that) and ``saturates_without_vnni`` (whether sums of two
+          products could leave int16)
         - ``cost``: ``macs``, ``bitops``, ``c_c``, ``wcr``, ``wcr_true`` (``passes/cost.py``)
         - ``bytes``: the file under ``float``, ``qdq`` or ``integer``; ``weights_owed`` by the widths;
           ``weights_stored``, of every initializer that holds or describes weights
@@ -48,16 +51,17 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     model = load_model(path)
     kind = _kind(model)
-    rows, values, stored = _layers(model, kind)
-    in_integers = {row.name for row in rows if kind == "int" and row.weight_bits != (cost.FLOAT_BITS,)}
+    rows, stored = _layers(model, kind)
+    in_integers = {row.name for row in rows if kind == "int" and row.activation_bits != cost.FLOAT_BITS}
     macs = cost.macs(rows)
     share = cost.macs([row for row in rows if row.name in in_integers])
     return {
         "kind": kind,
+        "target": model.metadata_props.get(metadata.TARGET),
         "operators": dict(sorted(collections.Counter(node.op_type for node in model.graph).items())),
         "bits": {
             "weights_eff": cost.weights_eff(rows),
-            "activations_eff": cost.activations_eff(values),
+            "activations_eff": cost.activations_eff(rows),
             "layers": [_shown(row) for row in rows],
         },
         "cost": {
@@ -80,21 +84,23 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _kind(model: ir.Model) -> str:
+    if metadata.TARGET in model.metadata_props:
+        return "int"
     operators = {node.op_type for node in model.graph}
     if operators & {"QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd"}:
         return "int"
     return "qdq" if "DequantizeLinear" in operators else "float"
 
 
-def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], Sequence[tuple[float, int | None]], int]:
-    """The layers, width and size of the values, and the bytes of the weights in the file."""
+def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
+    """The layers, and the bytes of their weights in the file."""
     if kind == "int":
-        return integer_layers.rows(model), integer_layers.values(model), integer_layers.stored(model)
+        return integer_layers.rows(model), integer_layers.stored(model)
     if kind == "qdq":
         try:
             real, plan = extract(model)
         except PassError:
-            return [], [], 0  # made by another tool, in a way we do not read: the rest is still true
+            return [], 0  # made by another tool, in a way we do not read: the rest is still true
         owner = owners(real, plan)
         found = []
         for row in cost.layers(real):
@@ -106,22 +112,15 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], Sequence[tupl
                     activation_bits=activation.bits if activation else row.activation_bits,
                 )
             )
-        sizes = {str(value.name): cost.size(value.shape, 1) for value in all_values(real.graph)}
-        values = [(entry.bits, sizes[entry.name]) for entry in plan.activations]
-        return found, values, sum({row.name: row.weights for row in found}.values())
+        return found, sum({row.name: row.weights for row in found}.values())
     found = cost.layers(model)
-    inputs = {row.input: (row.activation_bits, row.inputs) for row in found}
-    return (
-        found,
-        list(inputs.values()),
-        sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values()),
-    )
+    return found, sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values())
 
 
 def _shown(row: cost.Layer) -> dict[str, Any]:
     widths = row.weight_bits if len(row.weight_bits) > 1 else row.weight_bits * row.kernels
     counted = collections.Counter(f"{width:g}" for width in widths)
-    return {
+    shown = {
         "name": row.name,
         "op": row.op,
         "macs": row.macs,
@@ -129,6 +128,14 @@ def _shown(row: cost.Layer) -> dict[str, Any]:
         "weight_bits": dict(sorted(counted.items(), key=lambda item: float(item[0]))),
         "activation_bits": int(row.activation_bits),
     }
+    if row.accumulator is not None:
+        shown |= {
+            "weights_removed": row.removed,
+            "accumulator_max": row.accumulator,
+            "accumulator_bits": row.accumulator_bits,
+            "saturates_without_vnni": row.saturates,
+        }
+    return shown
 
 
 def _nodes(model: ir.Model, kind: str) -> dict[str, Any]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-__all__ = ["rows", "stored", "values"]
+__all__ = ["rows", "stored"]
 
-import math
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from mpqtool.passes import cost, metadata
+from mpqtool.passes import arithmetic, cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.placement import PASS_THROUGH
 from mpqtool.passes.values import array, is_op
 
+from .integer_ops import OPERATORS
+
 _INTEGER = {("", "QLinearConv"): "Conv", (CONTRIB, "QGemm"): "Gemm"}
+_BIAS = {("", "QLinearConv"): 8, (CONTRIB, "QGemm"): 6}
+_OF_TARGETS = {"Conv": "Conv", "Gemm": "Gemm", "MatMulInteger": "Gemm"}
+"""What stands for the operators above in files for other targets, if it has the note of a weight."""
+_BETWEEN = ("Cast", "Gather", "Slice", "Sub", "Transpose")
+"""What stands between such an operator and codes."""
 
 
 def rows(model: ir.Model) -> list[cost.Layer]:
@@ -25,23 +34,6 @@ def rows(model: ir.Model) -> list[cost.Layer]:
         if row is not None:
             found.append(row)
     return found
-
-
-def values(model: ir.Model) -> list[tuple[int, int | None]]:
-    """Width and elements of one sample of every quantized value, but those that only move codes."""
-    found = []
-    for node in model.graph:
-        if node.domain == metadata.DOMAIN:  # it makes weight codes
-            continue
-        codes, source = node.outputs[0], node.inputs[0] if node.inputs else None
-        moved = node.op_type in PASS_THROUGH and source is not None and _is_codes(source)
-        if _is_codes(codes) and not moved:
-            found.append((_bits(codes), cost.size(codes.shape, 1)))
-    return found
-
-
-def _is_codes(value: ir.Value) -> bool:
-    return str(value.name).endswith(metadata.SUFFIX) and not value.is_initializer()
 
 
 def stored(model: ir.Model) -> int:
@@ -58,59 +50,125 @@ def stored(model: ir.Model) -> int:
 
 def _weights(node: ir.Node) -> Sequence[ir.Value | None]:
     if metadata.WEIGHT in node.metadata_props:
-        return node.inputs[3:4]
-    if is_op(node, *cost.OPERATORS):
+        if is_op(node, "Cast", "Transpose"):
+            return node.inputs[:1]
+        return () if is_op(node, *_OF_TARGETS) else node.inputs[3:4]
+    if is_op(node, *cost.OPERATORS) and metadata.EXACT not in node.metadata_props:
         return node.inputs[1:3] if is_op(node, *cost.RECURRENT) else node.inputs[1:2]
     return ()
 
 
 def _integer_row(node: ir.Node) -> cost.Layer | None:
-    op = _INTEGER.get((node.domain, node.op_type))
-    name = node.metadata_props.get(metadata.WEIGHT)
-    shape = _weight_shape(node.inputs[3]) if op is not None and len(node.inputs) > 5 else None
-    if op is None or shape is None or (name is None and not _counts(node)):
+    op, x, weight = _operands(node)
+    name, held = node.metadata_props.get(metadata.WEIGHT), _codes(weight)
+    if op is None or x is None or held is None or held.ndim < 2 or (name is None and not _counts(weight)):
         return None
-    x, weights = node.inputs[0], math.prod(shape)
-    assert x is not None
-    noted = node.metadata_props.get(metadata.WEIGHT_BITS)
-    positions = cost.positions(op, node.outputs[0].shape)
-    return cost.Layer(
-        name=name or str(node.inputs[3].name if node.inputs[3] else node.name),
+    noted, positions = node.metadata_props.get(metadata.WEIGHT_BITS), cost.positions(op, node)
+    row = cost.Layer(
+        name=name or str(weight.name if weight else node.name),
         op=op,
         input=str(x.name).removesuffix(metadata.SUFFIX),
-        macs=None if positions is None else weights * positions,
-        weights=weights,
-        kernels=shape[0],
-        inputs=cost.size(x.shape, 1),
+        macs=None if positions is None else held.size * positions,
+        weights=held.size,
+        kernels=len(held),
+        inputs=cost.elements(x),
         weight_bits=metadata.from_digits(noted) if noted else (8,),
         activation_bits=_bits(x),
+        removed=int(node.metadata_props.get(metadata.WEIGHTS, held.size)) - held.size,
     )
+    return dataclasses.replace(row, **_sums(node, held, (1 << _bits(x)) - 1))
 
 
-def _counts(node: ir.Node) -> bool:
+def _sums(node: ir.Node, held: NDArray[Any], highest: int) -> dict[str, Any]:
+    """What is known of the accumulators, by the codes of the weight and the range of the input."""
+    place = _BIAS.get((node.domain, node.op_type))
+    if place is None:
+        return {}
+    bias = node.inputs[place] if len(node.inputs) > place else None
+    x_zero, zero = array(node.inputs[2]), array(node.inputs[5])
+    added = np.zeros(len(held), np.int64) if bias is None else array(bias)
+    if x_zero is None or zero is None or added is None:
+        return {}
+    codes, low = held.astype(np.int64) - int(zero.reshape(-1)[0]), -int(x_zero.reshape(-1)[0])
+    return {
+        "accumulator": arithmetic.accumulator_bound(codes, added, low, max(highest + low, 0)),
+        "saturates": held.dtype == np.int8 and arithmetic.pair_saturates(codes, highest),
+    }
+
+
+def _codes(value: ir.Value | None) -> NDArray[Any] | None:
+    """The codes of a weight as a layer takes them, unpacked if need be; None if they are no constant."""
+    node = value.producer() if value is not None else None
+    if node is None or node.domain != metadata.DOMAIN:
+        return array(value)
+    inputs = [array(source) for source in node.inputs]
+    if any(numbers is None for numbers in inputs):
+        return None
+    codes: NDArray[Any] = OPERATORS[node.domain, node.op_type](node, inputs)
+    return codes
+
+
+def _operands(node: ir.Node) -> tuple[str | None, ir.Value | None, ir.Value | None]:
+    """The float operator that an integer layer stands for, and the codes of its input and its weight."""
+    op = _INTEGER.get((node.domain, node.op_type))
+    if op is not None and len(node.inputs) > 5:
+        return op, node.inputs[0], node.inputs[3]
+    if metadata.WEIGHT in node.metadata_props and is_op(node, *_OF_TARGETS):
+        return _OF_TARGETS[node.op_type], _codes_before(node.inputs[0]), _codes_before(node.inputs[1])
+    return None, None, None
+
+
+def _codes_before(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and not str(value.name).endswith(metadata.SUFFIX):
+        node = value.producer()
+        if node is None or not is_op(node, *_BETWEEN):
+            break
+        value = node.inputs[0]
+    return value
+
+
+def _counts(weight: ir.Value | None) -> bool:
     """Whether a Conv without a noted weight is one: an AveragePool in its form has codes of 1 alone."""
-    numbers = array(node.inputs[3])
+    numbers = array(weight)
     return numbers is None or bool((numbers != 1).any())
 
 
 def _float_row(node: ir.Node) -> cost.Layer | None:
-    shape = _weight_shape(node.inputs[1]) if is_op(node, *cost.OPERATORS) else None
-    return None if shape is None else cost.layer(node, shape)
+    real = is_op(node, *cost.OPERATORS) and metadata.EXACT not in node.metadata_props
+    shape = _weight_shape(node.inputs[1]) if real else None
+    if shape is None:
+        return None
+    row, cast = cost.layer(node, shape), _unfolded(node.inputs[1])
+    if cast is None:
+        return row
+    widths = metadata.from_digits(cast.metadata_props[metadata.WEIGHT_BITS])
+    return dataclasses.replace(row, weight_bits=widths)
+
+
+def _unfolded(weight: ir.Value | None) -> ir.Node | None:
+    """The Cast of the codes that a float weight is made of while loading (``KeepFloatPass``)."""
+    node = weight.producer() if weight is not None else None
+    while node is not None and is_op(node, "Mul", "Sub") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    noted = node is not None and is_op(node, "Cast") and metadata.WEIGHT in node.metadata_props
+    return node if noted else None
 
 
 def _weight_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """The shape of a weight, stored as it is, packed, or dequantized."""
     node = value.producer() if value is not None else None
-    if node is not None and node.domain == metadata.DOMAIN:
-        numbers = array(node.inputs[2])
-        return None if numbers is None else tuple(int(size) for size in numbers)
     if node is not None and node.op_type == "DequantizeLinear":
         value = node.inputs[0]
-    numbers = array(value)
+    elif (cast := _unfolded(value)) is not None:
+        value = cast.inputs[0]
+    numbers = _codes(value)
     return None if numbers is None or numbers.ndim < 2 else numbers.shape
 
 
 def _bits(codes: ir.Value) -> int:
-    """The width of codes, noted on the node that makes them."""
+    """The width of codes: noted on the node that makes them, or that of its clamp."""
     node = codes.producer()
-    return int(node.metadata_props.get(metadata.BITS, "8")) if node is not None else 8
+    if node is None:
+        return 8
+    high = array(node.inputs[2]) if is_op(node, "Clip") and len(node.inputs) > 2 else None
+    return int(node.metadata_props.get(metadata.BITS, 8 if high is None else int(high).bit_length()))

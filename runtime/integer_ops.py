@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["OPERATORS"]
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,30 +14,16 @@ from numpy.typing import NDArray
 
 from mpqtool.passes import arithmetic
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.lower.pack import unpack_codes
-from mpqtool.passes.lower.unpack import UNPACK
+from mpqtool.passes.lower.pack import unpack_codes, unpack_widths
+from mpqtool.passes.lower.unpack import UNPACK, UNPACK_MIXED
 from mpqtool.passes.metadata import DOMAIN
 from mpqtool.passes.plan import Grid
 
-from . import kernels
-from .errors import RuntimeFault
+from . import kernels, move_ops, product_ops, table_ops
+from .kernels import one
 
 Array = NDArray[Any]
-NodeRun = Callable[[ir.Node, list[Any]], Array]
-
-
-def _one(value: Array | None, default: float = 0) -> Any:
-    """The one element of an array, as a numpy scalar."""
-    if value is None:
-        return default
-    return value.reshape(-1)[0] if value.size == 1 else _refuse_vector(value)
-
-
-def _refuse_vector(value: Array) -> Any:
-    raise RuntimeFault(
-        f"The reference needs one scale and zero point per activation, found {value.size}. "
-        "Run the file with ONNX Runtime alone."
-    )
+NodeRun = Callable[[ir.Node, list[Any]], Any]
 
 
 def _signed(weight: Array, zero: Array | None) -> Array:
@@ -67,11 +54,11 @@ def _qlinear_conv(node: ir.Node, inputs: list[Any]) -> Array:
     scales = np.broadcast_to(w_scale.reshape(-1), len(weight))
     return kernels.convolve(
         x,
-        int(_one(x_zero)),
+        int(one(x_zero)),
         _signed(weight, w_zero),
         bias[0] if bias else None,
-        arithmetic.multiplier(_one(x_scale), scales, _one(y_scale)),
-        int(_one(y_zero)),
+        arithmetic.multiplier(one(x_scale), scales, one(y_scale)),
+        int(one(y_zero)),
         group=node.attributes.get_int("group", 1),
         **_spatial(node, x, list(weight.shape[2:])),
     )
@@ -79,31 +66,31 @@ def _qlinear_conv(node: ir.Node, inputs: list[Any]) -> Array:
 
 def _qgemm(node: ir.Node, inputs: list[Any]) -> Array:
     x, x_scale, x_zero, weight, w_scale, w_zero, bias, *y = (*inputs, None) if len(inputs) == 6 else inputs
-    acc = kernels.matmul(x, int(_one(x_zero)), _signed(weight, w_zero), bias)
+    acc = kernels.matmul(x, int(one(x_zero)), _signed(weight, w_zero), bias)
     if not y:
-        real: Array = acc.astype(np.float32) * (np.float32(_one(x_scale)) * w_scale)
+        real: Array = acc.astype(np.float32) * (np.float32(one(x_scale)) * w_scale)
         return real
-    factor = arithmetic.multiplier(_one(x_scale), w_scale, _one(y[0]))
-    return arithmetic.requantize(acc, factor, int(_one(y[1])), 0, 255)
+    factor = arithmetic.multiplier(one(x_scale), w_scale, one(y[0]))
+    return arithmetic.requantize(acc, factor, int(one(y[1])), 0, 255)
 
 
 def _qlinear_add(node: ir.Node, inputs: list[Any]) -> Array:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
+    ratios = one(a_scale) / one(y_scale), one(b_scale) / one(y_scale)
     return arithmetic.add_codes(
-        a, _one(a_scale), int(_one(a_zero)), b, _one(b_scale), int(_one(b_zero)),
-        _one(y_scale), int(_one(y_zero)), 0, 255,
-    )  # fmt: skip
+        a, ratios[0], int(one(a_zero)), b, ratios[1], int(one(b_zero)), int(one(y_zero)), 0, 255
+    )
 
 
 def _average(node: ir.Node, inputs: list[Any]) -> Array:
     x, x_scale, x_zero, y_scale, y_zero = inputs
-    return kernels.average(x, _one(x_scale), int(_one(x_zero)), _one(y_scale), int(_one(y_zero)))
+    return kernels.average(x, one(x_scale), int(one(x_zero)), one(y_scale), int(one(y_zero)))
 
 
 def _concat(node: ir.Node, inputs: list[Any]) -> Array:
     y_scale, y_zero, *rest = inputs
-    parts = [(rest[i], _one(rest[i + 1]), int(_one(rest[i + 2]))) for i in range(0, len(rest), 3)]
-    return kernels.concat(parts, _one(y_scale), int(_one(y_zero)), node.attributes.get_int("axis", 1))
+    parts = [(rest[i], one(rest[i + 1]), int(one(rest[i + 2]))) for i in range(0, len(rest), 3)]
+    return kernels.concat(parts, one(y_scale), int(one(y_zero)), node.attributes.get_int("axis", 1))
 
 
 def _max_pool(node: ir.Node, inputs: list[Any]) -> Array:
@@ -114,20 +101,20 @@ def _max_pool(node: ir.Node, inputs: list[Any]) -> Array:
 
 def _quantize(node: ir.Node, inputs: list[Any]) -> Array:
     x, scale, zero = inputs
-    return arithmetic.quantize(x, _one(scale), int(_one(zero)), 0, 255)
+    return arithmetic.quantize(x, one(scale), int(one(zero)), 0, 255)
 
 
 def _dequantize(node: ir.Node, inputs: list[Any]) -> Array:
     codes, scale, zero = (*inputs, None)[:3]
     if scale.size == 1:
-        return arithmetic.dequantize(codes, _one(scale), _one(zero))
+        return arithmetic.dequantize(codes, one(scale), one(zero))
     axis = node.attributes.get_int("axis", 1)
     return arithmetic.dequantize(codes, scale, 0 if zero is None else zero, axis=axis)
 
 
 def _clip(node: ir.Node, inputs: list[Any]) -> Array:
     x, low, high = (*inputs, None, None)[:3]
-    clipped: Array = np.clip(x, None if low is None else _one(low), None if high is None else _one(high))
+    clipped: Array = np.clip(x, None if low is None else one(low), None if high is None else one(high))
     return clipped
 
 
@@ -138,8 +125,9 @@ def _cast(node: ir.Node, inputs: list[Any]) -> Array:
 
 def _unpack(grid: Grid) -> NodeRun:
     def run(node: ir.Node, inputs: list[Any]) -> Array:
-        data, widths, shape, zero = inputs
-        codes = unpack_codes(data, widths, [int(size) for size in shape], grid).astype(np.int16)
+        data, widths, *kernels, shape, zero = inputs
+        bits = unpack_widths(widths, kernels[0], int(shape[0])) if kernels else widths
+        codes = unpack_codes(data, bits, [int(size) for size in shape], grid).astype(np.int16)
         shifted: Array = (codes + zero.astype(np.int16)).astype(zero.dtype)
         return shifted
 
@@ -154,6 +142,7 @@ OPERATORS: dict[tuple[str, str], NodeRun] = {
     (CONTRIB, "QLinearAdd"): _qlinear_add,
     (CONTRIB, "QLinearGlobalAveragePool"): _average,
     (CONTRIB, "QLinearConcat"): _concat,
+    ("", "Concat"): lambda node, inputs: np.concatenate(inputs, node.attributes.get_int("axis", 1)),
     ("", "MaxPool"): _max_pool,
     ("", "Clip"): _clip,
     ("", "Cast"): _cast,
@@ -161,11 +150,17 @@ OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "Sub"): lambda node, inputs: inputs[0] - inputs[1],
     ("", "Mul"): lambda node, inputs: inputs[0] * inputs[1],
     ("", "Div"): lambda node, inputs: inputs[0] / inputs[1],
+    ("", "Max"): lambda node, inputs: functools.reduce(np.maximum, inputs),
     ("", "Round"): lambda node, inputs: np.rint(inputs[0]),
     ("", "Identity"): lambda node, inputs: inputs[0],
     ("", "Flatten"): lambda node, inputs: inputs[0].reshape(
         int(np.prod(inputs[0].shape[: node.attributes.get_int("axis", 1)])), -1
     ),
-    **{(DOMAIN, name): _unpack(grid) for grid, name in UNPACK.items()},
+    **{(DOMAIN, names[grid]): _unpack(grid) for names in (UNPACK, UNPACK_MIXED) for grid in Grid},
+    **move_ops.OPERATORS,
+    **product_ops.OPERATORS,
+    **table_ops.OPERATORS,
 }
-"""(domain, operator) -> function of the node and its input arrays, giving the first output."""
+"""(domain, operator) -> function of the node and its input arrays, giving the first output or a tuple of all.
+
+NotImplemented stands for: not in this form of the operator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["average", "concat", "convolve", "matmul", "max_pool"]
+__all__ = ["average", "concat", "convolve", "matmul", "max_pool", "one"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,23 @@ from numpy.typing import NDArray
 
 from mpqtool.passes import arithmetic
 
+from .errors import RuntimeFault
+
 U8 = NDArray[np.uint8]
 _CHUNK = 1 << 19
 """Elements of one block of unfolded input: it stays in the cache between unfolding and product."""
+
+
+def one(value: NDArray[Any] | None, default: float = 0) -> Any:
+    """The one element of a scale or zero point, as a numpy scalar."""
+    if value is None:
+        return default
+    if value.size != 1:
+        raise RuntimeFault(
+            f"The reference needs one scale and zero point per activation, found {value.size}. "
+            "Run the file with ONNX Runtime alone."
+        )
+    return value.reshape(-1)[0]
 
 
 def exact_dtype(codes: NDArray[Any], bias: NDArray[Any], x_zero: int) -> type[np.floating[Any]]:

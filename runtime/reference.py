@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Reference:
         islands: Those of them that a float operator makes.
         exact_outputs: Float values that are defined to the bit: dequantized codes that are graph
             outputs, and accumulators of QGemm.
+        kept: By name of codes that lost channels when kernels were removed: which are left, along axis 1.
 
     Raises:
         ModelError: The file cannot be read.
@@ -61,6 +63,11 @@ class Reference:
         self.islands = tuple(
             name for node, name in made if name in self.codes and metadata.ISLAND in node.metadata_props
         )
+        self.kept = {
+            name: np.array(metadata.from_ranges(node.metadata_props[metadata.KEPT]))
+            for node, name in made
+            if name in self.codes and metadata.KEPT in node.metadata_props
+        }
         outputs = {str(value.name) for value in model.graph.outputs}
         self.exact_outputs = tuple(
             name
@@ -113,8 +120,9 @@ class Reference:
 
     def _compute(self, node: ir.Node, inputs: list[Any]) -> Iterable[Array]:
         run = integer_ops.OPERATORS.get((node.domain, node.op_type))
-        if run is not None:
-            return (run(node, inputs),)
+        made = NotImplemented if run is None else run(node, inputs)
+        if made is not NotImplemented:
+            return made if isinstance(made, tuple) else (made,)
         return float_ops.run(node, inputs, self._opset, self._functions)
 
     def _fold(self, node: ir.Node) -> bool:

@@ -15,11 +15,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
+from mpqtool.passes import metadata
 from mpqtool.passes.errors import PassError
 from mpqtool.passes.load import load_model
+from mpqtool.passes.lower.foreign import code_shifts
+from mpqtool.passes.lower.keep_float import kept_float
 from mpqtool.passes.lower.names import NameCodesPass
-from mpqtool.passes.pipelines import lower
+from mpqtool.passes.pipelines import lower_like
 
 from .errors import RuntimeFault
 from .reference import Reference
@@ -47,6 +51,8 @@ class VerifyResult:
         samples: Inputs that were run.
         codes_compared: Codes and exact real outputs, each counted once however many engines computed it.
         codes_different: Of these, those that any engine computed otherwise.
+        real_compared: Values of outputs behind float operators, compared within the tolerance of float32. A
+            file that was found fastest in float alone has no others.
         constants_compared: Weight codes, bias codes, scales and zero points of the file, against the QDQ
             file.
         constants_different: Of these, those that are other than the QDQ file says.
@@ -67,6 +73,7 @@ class VerifyResult:
     samples: int
     codes_compared: int
     codes_different: int
+    real_compared: int
     constants_compared: int
     constants_different: int
     first_different: str | None
@@ -93,7 +100,8 @@ def verify(
 ) -> VerifyResult:
     """Compare every code of an integer file, in every engine, on every batch.
 
-    The expected codes come from the numpy reference on the integer graph that the QDQ file stands for.
+    The expected codes come from the numpy reference on the integer graph that the QDQ file stands for,
+    whatever target the integer file was made for: all of them have the same codes.
     Compared with them, element by element: ONNX Runtime on the integer file at every optimisation
     level, and the simulation. The file as it is, without the extra outputs that show the codes, must
     give the same outputs to the bit at every level. So must weights and scales in the file be those of
@@ -147,17 +155,26 @@ class _Run:
         if not levels:
             raise RuntimeFault(f"No optimisation level to verify at, allowed: {', '.join(LEVELS)}. Name one.")
         shipped, qdq = load_model(int_path), load_model(qdq_path)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(qdq)
         NameCodesPass()(qdq)
+        shifts = code_shifts(qdq)
+        target = shipped.metadata_props.get(metadata.TARGET, "cpu")
         try:
-            self.reference = Reference(lower(qdq))
+            self.reference = Reference(lower_like(qdq, shipped, target="cpu"))
+            wanted = self.reference if target == "cpu" else Reference(lower_like(qdq, shipped))
         except PassError as error:
             raise RuntimeFault(f"Cannot lower {os.fspath(qdq_path)!r} again: {error}") from error
         islands = self.reference.islands
         kinds = {name: "island" if name in islands else "codes" for name in self.reference.codes}
         kinds |= dict.fromkeys(self.reference.exact_outputs, "float")
         held = {str(v.name) for node in shipped.graph for v in node.outputs}
-        if not self.reference.codes or not held.issuperset(kinds):
-            lacking = next((name for name in kinds if name not in held), "any code")
+        if not self.reference.codes and not kept_float(shipped):
+            raise RuntimeFault(
+                f"Nothing to verify: no activation of {os.fspath(qdq_path)!r} has uint8 or int8 codes with "
+                "one scale, so nothing of it computes in integers. `mpqtool lower` says why."
+            )
+        if not held.issuperset(kinds):
+            lacking = next(name for name in kinds if name not in held)
             raise RuntimeFault(
                 f"{os.fspath(int_path)!r} does not hold {lacking!r}, which {os.fspath(qdq_path)!r} asks for: "
                 "they do not belong together. Lower the QDQ file again."
@@ -169,19 +186,20 @@ class _Run:
         # A simulation may stop at the last codes: what it gives behind them is compared, not required.
         required = {name: runtimes if kind == "float" else self.engines for name, kind in kinds.items()}
         self.tally = Tally(kinds, required)
-        self.constants = _compare_constants(self.reference, _evaluated(shipped, int_path), self.tally)
+        self.constants = _compare_constants(wanted, _evaluated(shipped, int_path), self.tally)
         outputs = [str(value.name) for value in shipped.graph.outputs]
         self.tail = [name for name in outputs if name not in kinds]
         self.pool = pool
+        self.real_compared = 0
         self.shown = {level: _session(shown, self.provider, level) for level in levels}
         self.shipped = {level: _session(int_path, self.provider, level) for level in levels}
         codes = {str(v.name) for node in qdq.graph for v in node.outputs} & set(self.reference.codes)
-        self.qdq_codes = sorted(codes)
+        self.qdq_codes = {name: shifts[name] for name in sorted(codes) if name in shifts}
         self.qdq = _session(_with_outputs(ir.to_proto(qdq), codes), "cpu", _QDQ_LEVEL)
 
     def batch(self, feeds: dict[str, Array]) -> tuple[Array, Array]:
         """Run one batch everywhere; the first outputs of the integer and of the QDQ file."""
-        shown = {level: self.pool.submit(_run, s, feeds) for level, s in self.shown.items()}
+        shown = {level: self.pool.submit(self._run_shown, s, feeds) for level, s in self.shown.items()}
         shipped = {level: self.pool.submit(_run, s, feeds) for level, s in self.shipped.items()}
         of_qdq = self.pool.submit(_run, self.qdq, feeds)
         top = next(reversed(shown))
@@ -191,7 +209,7 @@ class _Run:
         found = {level: run.result() for level, run in shown.items()}
         futures.wait([*shipped.values(), of_qdq])
         # Only now: threads that wait for each other, as torch's do, need the cores for themselves.
-        simulated = {**self.simulate({**feeds, **given})} if self.simulate else None
+        simulated = self._left(self.simulate({**feeds, **given})) if self.simulate else None
         same, other = {f"ort:{top}": found[top]}, []
         for level, values in found.items():
             if level != top and all(np.array_equal(values[name], given[name]) for name in given):
@@ -211,14 +229,26 @@ class _Run:
             for name, value in run.result().items():
                 if not np.array_equal(value, found[level][name], equal_nan=True):
                     self.tally.fail(f"{name} (ort:{level}, the file as it is)")
-        qdq = of_qdq.result()
-        self.tally.qdq_batch(expected, {name: qdq[name] for name in self.qdq_codes})
+        qdq = self._left(of_qdq.result())
+        own = {name: _shifted(qdq[name], shift) for name, shift in self.qdq_codes.items()}
+        self.tally.qdq_batch(expected, own)
         return next(iter(found[top].values())), next(iter(qdq.values()))
+
+    def _run_shown(self, session: ort.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Run the file with its codes shown; those that it carries in float32 as the integers they are."""
+        codes = set(self.reference.codes)
+        return {name: _integers(x) if name in codes else x for name, x in _run(session, feeds).items()}
+
+    def _left(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """What the integer file still computes of values: not the channels of removed kernels."""
+        kept = self.reference.kept
+        return {name: x.take(kept[name], axis=1) if name in kept else x for name, x in values.items()}
 
     def _compare_tail(self, expected: dict[str, Array], found: dict[str, Array], level: str) -> None:
         """Outputs behind float operators, which no two libraries compute alike to the last bit."""
         for name in self.tail:
             reference, value = expected[name], found[name]
+            self.real_compared += value.size
             reach = _TAIL_TOLERANCE * max(float(np.abs(reference).max(initial=0)), 1e-6)
             if value.shape != reference.shape or not np.allclose(value, reference, rtol=0, atol=reach):
                 self.tally.fail(f"{name} (ort:{level}, behind float operators)")
@@ -231,17 +261,18 @@ class _Run:
         known = labels if labels is not None and len(labels) == samples else None
         return VerifyResult(
             passed=samples > 0
-            and compared > 0
+            and compared + self.real_compared > 0
             and different == 0
             and self.constants[0] > 0
             and self.constants[1] == 0
             and tally.first_different is None
-            and tally.complete,
+            and (tally.complete or not rows),
             provider=self.provider,
             engines=tuple(sorted(self.engines)),
             samples=samples,
             codes_compared=compared,
             codes_different=different,
+            real_compared=self.real_compared,
             constants_compared=self.constants[0],
             constants_different=self.constants[1],
             first_different=tally.first_different,
@@ -265,6 +296,11 @@ def _evaluated(model: ir.Model, path: str | os.PathLike[str]) -> Reference:
         ) from error
 
 
+def _shifted(codes: Array, shift: int) -> NDArray[np.uint8]:
+    """The codes of another tool's file, which may be int8, as ours."""
+    return (codes.astype(np.int16) + shift).astype(np.uint8)
+
+
 def _with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> bytes:
     """The model with these values as further outputs."""
     held = {output.name for output in proto.graph.output}
@@ -282,6 +318,14 @@ def _session(model: str | os.PathLike[str] | bytes, provider: str, level: str) -
 def _run(session: ort.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _integers(codes: Array) -> Array:
+    """Codes as uint8; left as they are where one of them is no code."""
+    if codes.dtype == np.uint8 or not np.all((codes >= 0) & (codes <= 255)):  # NaN is neither
+        return codes
+    integers = codes.astype(np.uint8)
+    return integers if np.array_equal(integers, codes) else codes
 
 
 def _compare_constants(expected: Reference, found: Reference, tally: Tally) -> tuple[int, int]:

@@ -49,14 +49,20 @@ def cases(draw: st.DrawFn, *, islands: bool = False) -> Case:
     builder = blocks.Builder(rng, (draw(st.integers(1, 5)), *[draw(st.integers(4, 9)) for _ in range(rank)]))
     kinds = [
         blocks.conv, blocks.conv, blocks.depthwise, blocks.max_pool, blocks.average_pool, blocks.residual,
-        blocks.concat, blocks.clamp,
+        blocks.concat, blocks.clamp, blocks.function, blocks.silu, blocks.gate, blocks.move, blocks.split,
     ]  # fmt: skip
     for block in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4)):
         block(draw, builder)
     if islands:
         blocks.island(builder)
         blocks.conv(draw, builder)
-    tails = [blocks.pooled_tail, blocks.flat_tail, blocks.two_layers, blocks.softmax_tail]
+    tails = [
+        blocks.pooled_tail,
+        blocks.flat_tail,
+        blocks.two_layers,
+        blocks.softmax_tail,
+        blocks.attention_tail,
+    ]
     draw(st.sampled_from(tails))(draw, builder)
     text = builder.text()
     model = normal(text, builder.weights)

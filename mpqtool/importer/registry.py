@@ -216,6 +216,8 @@ def unsupported(node: ir.Node, reason: str) -> UnsupportedOpError:
 
 def parts(results: Any, node: ir.Node) -> tuple[Any, ...]:
     """The results of a leaf that gives a tuple, one for each output of the node."""
+    if isinstance(results, fx.Proxy):
+        results.node.meta["onnx_op"] = node.op_type  # it makes no ONNX value itself, its parts do
     return tuple(results[index] for index in range(len(node.outputs)))
 
 

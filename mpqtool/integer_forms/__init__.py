@@ -7,13 +7,16 @@ __all__ = ["INTEGER_FORMS", "Codes", "Pending", "WeightCodes", "as_real", "first
 from collections.abc import Callable
 from typing import Any
 
-from . import average, elementwise, moves, weighted
+from . import average, elementwise, moves, products, softmax, tables, weighted
 from .values import Codes, Pending, WeightCodes, as_real, first, quantize
 
-INTEGER_FORMS: dict[str | None, Callable[..., Any]] = {
+INTEGER_FORMS: dict[str, Callable[..., Any]] = {
     **weighted.FORMS,
     **elementwise.FORMS,
     **average.FORMS,
     **moves.FORMS,
+    **products.FORMS,
+    **tables.FORMS,
+    **softmax.FORMS,
 }
 """By operator: a function of what the operator calls in torch, and its arguments."""

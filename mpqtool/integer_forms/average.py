@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["FORMS"]
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpqtool.passes.windows import divisors
 from mpqtool.quantizers import round_ste
 
 from .values import Codes, Pending
@@ -40,15 +40,17 @@ def _average(
     ceil_mode: bool,
     auto_pad: str,
 ) -> Any:
-    """A sum of codes times ``(s_x * float32(1 / count)) / s_y``: a depthwise convolution with ones."""
+    """A sum of codes times ``(s_x * float32(1 / count)) / s_y``; the count may differ from place to place."""
     args = (stride, pads, count_padding, dilation, ceil_mode, auto_pad)
-    count = math.prod(kernel)
-    one_count = (count_padding or not any(pads)) and not ceil_mode and auto_pad in ("NOTSET", "VALID")
-    if not isinstance(x, Codes) or not one_count:
+    if not isinstance(x, Codes) or auto_pad not in ("NOTSET", "VALID"):
         return NotImplemented
+    count, _ = divisors(
+        x.centered.shape[2:], kernel, stride, pads, dilation, ceil_mode=ceil_mode, count_padding=count_padding
+    )
+    counts = torch.from_numpy(count).to(x.centered.device)
     # The mean of integers in float64 times their count is within 1e-9 of the sum: round to it.
-    total = round_ste(op(x.centered.double(), kernel, *args) * count).float()
-    unit = x.scale * torch.tensor(1 / count, dtype=torch.float32, device=x.scale.device)
+    total = round_ste(op(x.centered.double(), kernel, *args) * counts).float()
+    unit = x.scale * (1 / counts.double()).float()
     return Pending(rescale=lambda scale: total * (unit / scale), real=lambda: total * unit)
 
 

@@ -16,12 +16,18 @@ from mpqtool.quantizers import ActivationQuantizer, round_ste
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-    """Codes behind a quantizer, with the zero point taken off: real value ``scale * centered``."""
+    """Codes behind a quantizer, with the zero point taken off: real value ``scale * centered``.
+
+    That is the value without its ``offset``, which layers have in their biases, or, in front of a
+    layer that pads with real zeros (``zeros_around``), in a map of the border.
+    """
 
     centered: Tensor
     scale: Tensor
     zero_point: int
     high: int
+    offset: float = 0.0
+    zeros_around: bool = False
 
     def real(self) -> Tensor:
         return self.centered * self.scale
@@ -48,6 +54,8 @@ class Pending:
         late_zero: The zero point is added before rounding (a sum), not after (everything else).
         low: Real lower bound that a Relu or Clip puts on it, or None.
         high: Real upper bound, or None.
+        shifted: Offset -> the result less the offset, where there is a bias to take it off; None: it is taken
+            off the real value.
     """
 
     rescale: Callable[[Tensor], Tensor]
@@ -55,6 +63,7 @@ class Pending:
     late_zero: bool = False
     low: float | None = None
     high: float | None = None
+    shifted: Callable[[float], Pending] | None = None
 
     def clipped(self, low: float | None, high: float | None) -> Pending:
         lows = [bound for bound in (self.low, low) if bound is not None]
@@ -87,22 +96,31 @@ def as_real(value: Any) -> Any:
 
 
 def quantize(value: Any, quantizer: ActivationQuantizer) -> Codes:
-    """What stands behind a quantizer: ``clamp(rint(value / scale) + zero_point, low, high)``."""
+    """What stands behind a quantizer: ``clamp(rint((value - offset) / scale) + zero_point, low, high)``."""
     scale, zero, high = quantizer.scale.detach(), int(quantizer.zero_point), quantizer.high
+    shift = quantizer.shift
     if isinstance(value, Codes):  # a second scale for the same value
         value = value.real()
+    if shift and isinstance(value, Pending) and value.shifted is None:
+        value = value.value()
     if isinstance(value, Tensor):
-        value = Pending(rescale=lambda s, x=value: x / s, real=lambda x=value: x)  # type: ignore[misc]
+        centered = value - shift if shift else value
+        value = Pending(rescale=lambda s: centered / s, real=lambda: centered)
     assert isinstance(value, Pending)
-    low_code, high_code = code_of(value.low, scale, zero, high), code_of(value.high, scale, zero, high)
+    low_code, high_code = (
+        code_of(bound, scale, zero, high, offset=shift) for bound in (value.low, value.high)
+    )
     low_code, high_code = (0 if low_code is None else low_code), (high if high_code is None else high_code)
+    if shift and value.shifted is not None:
+        value = value.shifted(shift)
     over_scale = value.rescale(scale)
     rounded = round_ste(over_scale + zero) if value.late_zero else round_ste(over_scale) + zero
-    return Codes(rounded.clamp(low_code, high_code) - zero, scale, zero, high)
+    return Codes(rounded.clamp(low_code, high_code) - zero, scale, zero, high, offset=float(quantizer.offset))
 
 
-def code_of(bound: float | None, scale: Tensor, zero: int, high: int) -> int | None:
+def code_of(bound: float | None, scale: Tensor, zero: int, high: int, *, offset: float = 0.0) -> int | None:
     """The code of a real bound: clipping and quantizing commute, as both are monotone."""
     if bound is None:
         return None
-    return int((torch.round(torch.tensor(bound, device=scale.device) / scale) + zero).clamp(0, high))
+    centered = torch.tensor(bound, device=scale.device) - offset
+    return int((torch.round(centered / scale) + zero).clamp(0, high))

@@ -1,4 +1,4 @@
-"""Lower Add of two activations to QLinearAdd, or to an exact elementwise form."""
+"""Lower Add to QLinearAdd, and Add of a constant to an exact elementwise form."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ __all__ = ["LowerAddPass"]
 import numpy as np
 import onnx_ir as ir
 
-from .. import metadata
+from .. import arithmetic, metadata
 from ..constants import constant
-from ..values import unused_name
-from .build import CONTRIB, lower_each, params, refuse, replace, shaped
+from ..values import array, unused_name
+from .build import CONTRIB, lower_each, refuse, replace, shaped
 from .match import Codes, Requantization, dequantized, requantization
-
-_EXACT_SPAN = 13
-"""Codes differ from a zero point by 9 bits with sign; sums of two, 13 powers of two apart, fit 24 bits."""
 
 
 class LowerAddPass(ir.passes.InPlacePass):
     """Replace ``DQ(a), DQ(b) -> Add -> (Relu | Clip)* -> Q [-> Clip]`` with integer arithmetic.
 
-    ``codes = clamp(rint((a - z_a) * r_a + (b - z_b) * r_b + z_y))``, ``r = s / s_y``.
+    Two activations become QLinearAdd, ``clamp(rint((a - z_a) * r_a + (b - z_b) * r_b + z_y))``. Its scales
+    are the ratios of ``arithmetic.add_ratios``, and 1: every step is exact with them, so that it does not
+    matter in which order the CPU takes them.
 
-    Where both ratios are powers of two every step is exact, so the order does not matter and
-    QLinearAdd computes just this. With other ratios QLinearAdd rounds between the steps in an order
-    of its own (one code in some 250 is off by one), so the formula is written out in float32
-    elementwise operators, each of which IEEE 754 defines to the bit.
+    An activation and a float constant ``c`` of any shape become DequantizeLinear, Add and QuantizeLinear,
+    ``clamp(rint((a - z_a) * (s_a / s_y) + c / s_y) + z_y)``: the constant keeps its precision, and
+    ONNX Runtime has no integer operator to make of the three.
 
     An Add is left alone if an input is not quantized or the sum is not only quantized.
     """
@@ -35,50 +33,48 @@ class LowerAddPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> bool:
-    a, b = dequantized(node.inputs[0]), dequantized(node.inputs[1])
-    if a is None or b is None:
-        return refuse(node, "an input is not quantized")
+    a, b = (dequantized(value) for value in node.inputs)
+    if metadata.EXACT in node.metadata_props:
+        return False
+    terms = [numbers for value in node.inputs if (numbers := array(value)) is not None]
     end = requantization(node)
     if end is None:
         return refuse(node, "its result is used before it is quantized")
-    if _is_exact(a.scale / end.scale, b.scale / end.scale):
-        inputs = [a.value, *params(graph, a), b.value, *params(graph, b), *params(graph, end)]
-        return replace(node, end, [ir.node("QLinearAdd", inputs, domain=CONTRIB, name=node.name)])
-    return replace(node, end, _written_out(graph, node, a, b, end), clamped=True)
+    if a is not None and b is not None:
+        return replace(node, end, [_sum(graph, node, a, b, end)])
+    x = a or b
+    if x is None or not terms or terms[0].dtype != np.float32:
+        return refuse(node, "an input is not quantized")
+    return replace(node, end, _shifted(graph, node, x, terms[0], end))
 
 
-def _is_exact(*ratios: np.float32) -> bool:
-    mantissas, exponents = np.frexp(np.array(ratios, np.float32))
-    powers = [0, *(int(e) - 1 for e in exponents)]
-    return bool(np.all(mantissas == 0.5)) and max(powers) - min(powers) <= _EXACT_SPAN
+def _sum(graph: ir.Graph, node: ir.Node, a: Codes, b: Codes, end: Requantization) -> ir.Node:
+    ratios = arithmetic.add_ratios(a.scale, b.scale, end.scale)
+    inputs: list[ir.Value] = []
+    for side, ratio in zip((a, b), ratios, strict=True):
+        inputs += [side.value, _ratio(graph, ratio), _code(graph, side.zero_point)]
+    inputs += [_ratio(graph, np.float32(1)), _code(graph, end.zero_point)]
+    return ir.node("QLinearAdd", inputs, domain=CONTRIB, name=node.name)
 
 
-def _written_out(graph: ir.Graph, node: ir.Node, a: Codes, b: Codes, end: Requantization) -> list[ir.Node]:
-    nodes: list[ir.Node] = []
+def _shifted(
+    graph: ir.Graph, node: ir.Node, x: Codes, term: arithmetic.Float, end: Requantization
+) -> list[ir.Node]:
+    name = str(node.outputs[0].name)
+    inputs = [x.value, _ratio(graph, x.scale / end.scale), _code(graph, x.zero_point)]
+    scaled = ir.node("DequantizeLinear", inputs)
+    over_scale = constant(graph, f"{name}.term", term / end.scale)
+    total = ir.node("Add", [scaled.outputs[0], over_scale])
+    inputs = [total.outputs[0], _ratio(graph, np.float32(1)), _code(graph, end.zero_point)]
+    for made, label, like in ((scaled, "scaled", x.value), (total, "sum", end.codes)):
+        shaped(made.outputs[0], unused_name(graph, f"{name}.{label}"), ir.DataType.FLOAT, like)
+        made.metadata_props[metadata.EXACT] = "Add"
+    return [scaled, total, ir.node("QuantizeLinear", inputs, metadata_props={metadata.EXACT: "Add"})]
 
-    def step(op: str, label: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        made = ir.node(op, inputs, attributes, metadata_props={metadata.EXACT: "Add"})
-        nodes.append(made)
-        dtype = ir.DataType.UINT8 if label == "codes" else ir.DataType.FLOAT
-        name = unused_name(graph, f"{node.outputs[0].name}.{label}")
-        return shaped(made.outputs[0], name, dtype, end.codes)
 
-    def number(value: float | np.float32) -> ir.Value:
-        number = np.float32(value)
-        return constant(graph, f"float{number:g}", number)
+def _ratio(graph: ir.Graph, number: np.float32) -> ir.Value:
+    return constant(graph, f"float{number:g}", np.float32(number))
 
-    def term(label: str, side: Codes) -> ir.Value:
-        real = step("Cast", f"{label}.float", [side.value], to=ir.DataType.FLOAT.value)
-        if side.zero_point:
-            real = step("Sub", f"{label}.sub", [real, number(side.zero_point)])
-        if side.scale != end.scale:
-            real = step("Mul", f"{label}.mul", [real, number(side.scale / end.scale)])
-        return real
 
-    total = step("Add", "sum", [term("left", a), term("right", b)])
-    if end.zero_point:
-        total = step("Add", "shifted", [total, number(end.zero_point)])
-    total = step("Round", "rounded", [total])
-    total = step("Clip", "clamped", [total, number(end.low), number(end.high)])
-    step("Cast", "codes", [total], to=ir.DataType.UINT8.value)
-    return nodes
+def _code(graph: ir.Graph, zero_point: int) -> ir.Value:
+    return constant(graph, f"code{zero_point}", np.uint8(zero_point))

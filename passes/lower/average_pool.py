@@ -8,11 +8,14 @@ import math
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .. import arithmetic
 from ..constants import constant
+from ..windows import divisors
 from .build import CONTRIB, lower_each, params, refuse, replace, zero_point
 from .match import Codes, Requantization, dequantized, requantization
+from .steps import Steps
 
 _LEAST_FACTOR, _MOST_FACTOR = 2.0**-32, 2.0**8
 """QLinearGlobalAveragePool refuses to run with a multiplier below the first, or not below the second."""
@@ -27,9 +30,12 @@ class LowerAveragePoolPass(ir.passes.InPlacePass):
     ``DQ(x) -> AveragePool -> Q`` becomes a depthwise QLinearConv whose weight codes are 1 and whose weight
     scale is ``float32(1 / count)``: exact, while QLinearAveragePool is not.
 
+    Where the divisor varies, since the padding does not count or the size is rounded up, the sum is a float32
+    Conv of whole numbers, exact below 2**24, times a map of multipliers, rounded and clamped step by step.
+
     A GlobalAveragePool is left alone if the multiplier is out of the range that QLinearGlobalAveragePool
-    computes in. An AveragePool is left alone if it pads and does not count the padding, rounds its size
-    up, pads automatically, or the number of channels is unknown.
+    computes in. An AveragePool is left alone if it pads automatically, the number of channels is unknown, or
+    its divisor varies and a size is unknown.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -43,38 +49,80 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     end = requantization(node)
     if end is None:
         return refuse(node, "its result is used before it is quantized")
-    inputs = [x.value, *params(graph, x)]
     if node.op_type == "GlobalAveragePool":
         if not _in_range(x, end):
             return refuse(node, "the scales of its input and result are too far apart")
         pool = ir.node(
             "QLinearGlobalAveragePool",
-            [*inputs, *params(graph, end)],
+            [x.value, *params(graph, x), *params(graph, end)],
             {"channels_last": 0},
             domain=CONTRIB,
             name=node.name,
         )
         return replace(node, end, [pool])
-    attributes = node.attributes
-    pads, window = attributes.get_ints("pads", []), attributes.get_ints("kernel_shape", [])
-    if any(pads) and not attributes.get_int("count_include_pad", 0):
-        return refuse(node, "it pads, and the padding does not count, so that the divisor varies")
-    if attributes.get_int("ceil_mode", 0) or attributes.get_string("auto_pad", "NOTSET") not in (
-        "NOTSET",
-        "VALID",
-    ):
-        return refuse(node, "it rounds its size up or pads automatically, so that the divisor varies")
-    channels = x.value.shape[1] if x.value.shape is not None and len(x.value.shape) > 1 else None
-    if not isinstance(channels, int):
+    return _lower_windows(graph, node, x, end)
+
+
+def _lower_windows(graph: ir.Graph, node: ir.Node, x: Codes, end: Requantization) -> bool:
+    attributes, shape = node.attributes, tuple(x.value.shape or ())
+    window = list(attributes.get_ints("kernel_shape", []))
+    rank, sizes = len(window), [size for size in shape[2:] if isinstance(size, int)]
+    if len(shape) < 3 or not isinstance(shape[1], int):
         return refuse(node, "its number of channels is not known")
-    shape = (channels, 1, *window)
-    ones = constant(graph, "ones." + "x".join(map(str, shape)), np.ones(shape, np.int8))
-    scale = np.full(channels, np.float32(1 / math.prod(window)), np.float32)
-    inputs += [ones, constant(graph, f"mean{math.prod(window)}.{channels}", scale)]
-    inputs += [zero_point(graph, np.int8(0)), *params(graph, end)]
-    kept = {k: v for k, v in attributes.items() if k in ("dilations", "kernel_shape", "pads", "strides")}
-    conv = ir.node("QLinearConv", inputs, {**kept, "group": channels}, name=node.name)
+    if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return refuse(node, "it pads automatically")
+    channels: int = shape[1]
+    pads = list(attributes.get_ints("pads", [0] * 2 * rank))
+    strides = list(attributes.get_ints("strides", [1] * rank))
+    dilations = list(attributes.get_ints("dilations", [1] * rank))
+    ceil_mode = bool(attributes.get_int("ceil_mode", 0))
+    count_padding = bool(attributes.get_int("count_include_pad", 0))
+    counts, beyond = np.array(math.prod(window)), [0] * rank
+    if ceil_mode or (any(pads) and not count_padding):
+        if len(sizes) < rank:
+            return refuse(node, "its divisor varies, and its sizes are not known")
+        counts, beyond = divisors(
+            sizes, window, strides, pads, dilations, ceil_mode=ceil_mode, count_padding=count_padding
+        )
+    pads = [*pads[:rank], *(pad + more for pad, more in zip(pads[rank:], beyond, strict=True))]
+    spatial = {"kernel_shape": window, "strides": strides, "dilations": dilations, "pads": pads}
+    ones = (channels, 1, *window)
+    if (counts != counts.flat[0]).any():
+        return replace(node, end, _written_out(graph, node, x, end, ones, counts, spatial), clamped=True)
+    count = int(counts.flat[0])
+    weight = constant(graph, "ones." + "x".join(map(str, ones)), np.ones(ones, np.int8))
+    scale = constant(graph, f"mean{count}.{channels}", np.full(channels, np.float32(1 / count), np.float32))
+    inputs = [x.value, *params(graph, x), weight, scale, zero_point(graph, np.int8(0)), *params(graph, end)]
+    conv = ir.node("QLinearConv", inputs, {**spatial, "group": channels}, name=node.name)
     return replace(node, end, [conv])
+
+
+def _written_out(
+    graph: ir.Graph, node: ir.Node, x: Codes, end: Requantization, ones: tuple[int, ...],
+    counts: NDArray[np.int64], spatial: dict[str, list[int]],
+) -> list[ir.Node]:  # fmt: skip
+    """``clamp(rint(sum * factor) + z_y)`` step by step: the sum is a whole number that float32 holds."""
+    steps, real = Steps(graph, node), ir.DataType.FLOAT
+    shape = x.value.shape
+
+    def number(value: float) -> ir.Value:
+        return steps.number(f"float{value:g}", np.float32(value))
+
+    value = steps.add("Cast", [x.value], real, label="float", to=real.value)
+    value.shape = shape
+    if x.zero_point:
+        value = steps.add("Sub", [value, number(x.zero_point)], real, label="centered")
+        value.shape = shape
+    weight = steps.number("float_ones." + "x".join(map(str, ones)), np.ones(ones, np.float32))
+    value = steps.add("Conv", [value, weight], real, label="sum", group=ones[0], **spatial)
+    factors = arithmetic.multiplier(x.scale, (1 / counts).astype(np.float32), end.scale)
+    factor = steps.number(f"{node.outputs[0].name}.factors", factors[None, None])
+    value = steps.add("Round", [steps.add("Mul", [value, factor], real, label="scaled")], real, label="round")
+    if end.zero_point:
+        value = steps.add("Add", [value, number(end.zero_point)], real, label="shifted")
+    value = steps.add("Clip", [value, number(end.low), number(end.high)], real, label="clamped")
+    steps.add("Cast", [value], ir.DataType.UINT8, label="codes", to=ir.DataType.UINT8.value)
+    return steps.nodes
 
 
 def _in_range(x: Codes, end: Requantization) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from .. import arithmetic, metadata
+from .. import metadata
 from ..constants import constant
 from ..values import unused_name
 from .match import Codes, Requantization, Weight
@@ -26,8 +27,15 @@ REASON = "mpqtool.reason"
 def lower_each(
     model: ir.Model, op_types: Sequence[str], lower: Callable[[ir.Graph, ir.Node], bool]
 ) -> ir.passes.PassResult:
-    """Try ``lower`` on every node of the standard domain with one of the operator types."""
-    nodes = [node for node in model.graph if node.domain == "" and node.op_type in op_types]
+    """Try ``lower`` on every node of the standard domain with one of the operator types.
+
+    Those that are to stay float (``KeepFloatPass``) are passed over.
+    """
+    nodes = [
+        node
+        for node in model.graph
+        if node.domain == "" and node.op_type in op_types and metadata.FLOAT not in node.metadata_props
+    ]
     done = sum(lower(model.graph, node) for node in nodes)
     if done:
         logger.info("Lowered %d of %d %s", done, len(nodes), "/".join(op_types))
@@ -49,20 +57,18 @@ def params(graph: ir.Graph, side: Codes | Requantization) -> list[ir.Value]:
     ]
 
 
-def weight_inputs(graph: ir.Graph, weight: Weight, x_high: int) -> list[ir.Value]:
-    """Codes, scale and zero point of a weight, as QLinearConv takes them.
-
-    int8 is the fast form. Where a CPU without VNNI would saturate, the codes are stored as uint8 with
-    zero point 128: slower, and exact everywhere.
-    """
-    scale = constant(graph, f"{weight.name}.scale", np.ascontiguousarray(weight.scale))
-    if arithmetic.pair_saturates(weight.codes, x_high):
-        codes = (weight.codes.astype(np.int16) + 128).astype(np.uint8)
-        return [constant(graph, f"{weight.name}.codes_u8", codes), scale, zero_point(graph, np.uint8(128))]
+def weight_inputs(graph: ir.Graph, weight: Weight) -> list[ir.Value]:
+    """Codes, scale and zero point of a weight, as QLinearConv takes them."""
+    stored: NDArray[np.integer] = weight.codes
+    zero = zero_point(graph, np.int8(0))
+    if weight.zero_point is not None:
+        offset = weight.zero_point.astype(np.int16)
+        stored = (stored + offset.reshape(-1, *[1] * (stored.ndim - 1))).astype(np.uint8)
+        zero = constant(graph, f"{weight.name}.zero_point", weight.zero_point)
     return [
-        constant(graph, metadata.codes_name(weight.name), weight.codes),
-        scale,
-        zero_point(graph, np.int8(0)),
+        constant(graph, metadata.codes_name(weight.name), stored),
+        constant(graph, f"{weight.name}.scale", np.ascontiguousarray(weight.scale)),
+        zero,
     ]
 
 

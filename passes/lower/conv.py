@@ -6,20 +6,21 @@ __all__ = ["LowerConvPass"]
 
 import onnx_ir as ir
 
-from .. import metadata
+from .. import arithmetic, metadata
 from ..constants import constant
 from .build import lower_each, params, refuse, replace, weight_inputs
 from .match import dequantized, dequantized_bias, dequantized_weight, requantization
 
 
 class LowerConvPass(ir.passes.InPlacePass):
-    """Replace ``DQ(x), DQ(w)[, bias] -> Conv -> (Relu | Clip)* -> Q [-> Clip]`` with QLinearConv.
+    """Replace ``DQ(x), DQ(w)[, bias] -> Conv -> (Relu | Clip)* [-> Sub] -> Q [-> Clip]`` with QLinearConv.
 
     ``codes = clamp(rint(float32(acc) * float32(s_x * s_w / s_y)) + z_y)``; a Relu, an upper bound and
     a width below 8 bits are one Clip of the uint8 codes, left out where uint8 saturates there anyway.
-    Padding is the zero point, which is real 0.
+    Padding is the zero point, which is real 0, or the offset of the input. An offset ``r`` of the result is
+    taken off in the bias, ``bias - rint(r / (s_x * s_w))``.
 
-    A Conv is left alone if its input or weight is not quantized, the weight has a zero point or is
+    A Conv is left alone if its input or weight is not quantized, the weight is
     scaled along another axis, its bias is computed, or its result is not only quantized.
     """
 
@@ -31,16 +32,20 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     x, weight = dequantized(node.inputs[0]), dequantized_weight(node.inputs[1])
     if x is None or weight is None:
         return refuse(node, "its input or weight is not quantized to 8 bits or less")
-    end = requantization(node)
+    end = requantization(node, with_offset=True)
     if end is None:
         return refuse(node, "its result is used before it is quantized")
     inputs: list[ir.Value] = [x.value, *params(graph, x)]
-    inputs += [*weight_inputs(graph, weight, x.high), *params(graph, end)]
+    inputs += [*weight_inputs(graph, weight), *params(graph, end)]
+    bias, bias_name = None, f"{node.outputs[0].name}.bias"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = dequantized_bias(node.inputs[2], x.scale * weight.scale)
+        bias, bias_name = dequantized_bias(node.inputs[2], x.scale * weight.scale), str(node.inputs[2].name)
         if bias is None:
             return refuse(node, "its bias is computed")
-        inputs.append(constant(graph, metadata.codes_name(str(node.inputs[2].name)), bias))
+    if end.offset:
+        bias = arithmetic.shift_bias(0 if bias is None else bias, x.scale, weight.scale, end.offset)
+    if bias is not None:
+        inputs.append(constant(graph, metadata.codes_name(bias_name), bias))
     conv = ir.node(
         "QLinearConv",
         inputs,

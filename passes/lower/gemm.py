@@ -7,7 +7,7 @@ __all__ = ["LowerGemmPass"]
 import numpy as np
 import onnx_ir as ir
 
-from .. import metadata
+from .. import arithmetic, metadata
 from ..constants import constant
 from ..values import array, is_canonical_gemm
 from .build import CONTRIB, lower_each, params, refuse, replace, shaped, weight_inputs
@@ -17,7 +17,7 @@ from .match import Weight, dequantized, dequantized_bias, dequantized_weight, re
 class LowerGemmPass(ir.passes.InPlacePass):
     """Replace ``DQ(x), DQ(w)[, bias] -> Gemm [-> (Relu | Clip)* -> Q [-> Clip]]`` with QGemm.
 
-    With a Q behind it the result is uint8, as for Conv. Without, it is float32,
+    With a Q behind it the result is uint8, as for Conv, offset and all. Without, it is float32,
     ``float32(acc) * float32(s_x * s_w)``, straight from the accumulator: logits lose nothing.
 
     A Gemm is left alone if its input or weight is not quantized, its bias is computed or of rank 2,
@@ -34,16 +34,17 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
         return refuse(node, "its input or weight is not quantized to 8 bits or less")
     if not is_canonical_gemm(node):
         return refuse(node, "it is not x @ w.T + bias")
-    inputs: list[ir.Value | None] = [x.value, *params(graph, x), *weight_inputs(graph, weight, x.high)]
+    inputs: list[ir.Value | None] = [x.value, *params(graph, x), *weight_inputs(graph, weight)]
     inputs[-1] = _one_per_kernel(graph, inputs[-1], len(weight.codes))
+    end = requantization(node, with_offset=True)
+    bias, bias_name = None, f"{node.outputs[0].name}.bias"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = dequantized_bias(node.inputs[2], x.scale * weight.scale)
+        bias, bias_name = dequantized_bias(node.inputs[2], x.scale * weight.scale), str(node.inputs[2].name)
         if bias is None or bias.shape != weight.codes.shape[:1]:
             return refuse(node, "its bias is computed, or not one number per kernel")
-        inputs.append(constant(graph, metadata.codes_name(str(node.inputs[2].name)), bias))
-    else:
-        inputs.append(None)
-    end = requantization(node)
+    if end is not None and end.offset:
+        bias = arithmetic.shift_bias(0 if bias is None else bias, x.scale, weight.scale, end.offset)
+    inputs.append(None if bias is None else constant(graph, metadata.codes_name(bias_name), bias))
     if end is None:
         return _lower_to_float(node, inputs, weight)
     gemm = _gemm(node, [*inputs, *params(graph, end)], weight)

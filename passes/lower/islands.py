@@ -1,9 +1,10 @@
-"""Write out the quantization around operators that stay float."""
+"""Keep what stays float as it is, between the codes around it."""
 
 from __future__ import annotations
 
 __all__ = ["WriteOutIslandsPass"]
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -12,95 +13,97 @@ import onnx_ir as ir
 from .. import metadata
 from ..constants import constant
 from ..placement import MOVES
-from ..values import unused_name
-from .build import REASON, shaped
-from .match import Codes, dequantized, requantization
+from ..values import is_op, unused_name
+from .build import REASON, replace, shaped
+from .match import dequantized, requantization
 
 logger = logging.getLogger(__name__)
 
+_PRODUCTS = ("Gemm", "MatMul")
 _NO_ISLAND = (*MOVES, "Dropout", "QuantizeLinear", "DequantizeLinear")
 
 
 class WriteOutIslandsPass(ir.passes.InPlacePass):
-    """Turn what is left of DequantizeLinear and QuantizeLinear into elementwise operators.
+    """Keep the operators that compute in float as they are, between DequantizeLinear and QuantizeLinear.
 
-    ``DQ`` becomes ``Cast, Sub, Mul`` and ``Q`` becomes ``Div, Round, Add, Clip, Cast``: the same real
-    numbers, which ONNX Runtime does not fuse with the operator between them into an integer one of
-    its own rounding. Every operator between them gets the note ``mpqtool.island`` with the reason.
+    ONNX Runtime makes one integer operator, of a rounding of its own, of DequantizeLinear, an operator and
+    QuantizeLinear. So ``op -> Q`` becomes ``op -> Div -> Q`` of scale 1, which is the same arithmetic. Of
+    DequantizeLinear and a product it makes one without ``Q`` too, and the Div it makes part of a MatMul:
+    there a Max with the least number stands behind ``DQ``, and ``Q`` stays. Every operator between them
+    gets the note ``mpqtool.island`` with the reason.
 
-    Left alone: QuantizeLinear of a graph input, DequantizeLinear that makes a graph output, and
-    DequantizeLinear of a constant.
+    Left alone: QuantizeLinear of a graph input, less its offset or not, DequantizeLinear of a constant, and
+    what is part of an exact form.
 
     Run last among the lowering passes: what this pass has seen is not lowered any more.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        nodes = list(graph)
-        ends = sum(_write_quantize(graph, node) for node in nodes if node.op_type == "QuantizeLinear")
-        starts = sum(_write_dequantize(graph, node) for node in nodes if node.op_type == "DequantizeLinear")
+        nodes = [node for node in graph if metadata.EXACT not in node.metadata_props]
+        ends = sum(_end(graph, node) for node in nodes if node.op_type == "QuantizeLinear")
+        starts = sum(_guard(graph, node) for node in nodes if node.op_type == "DequantizeLinear")
         islands = sum(_note(node) for node in nodes if node.graph is graph)
         if islands:
             logger.info("Left %d operators in float", islands)
         return ir.passes.PassResult(model, modified=bool(ends + starts + islands))
 
 
-def _write_dequantize(graph: ir.Graph, node: ir.Node) -> bool:
+def _guard(graph: ir.Graph, node: ir.Node) -> bool:
+    """Keep DequantizeLinear apart from products."""
     real = node.outputs[0]
-    x = dequantized(real)
-    uses = tuple(real.uses())
-    if x is None or not uses:
+    uses = [use for use in real.uses() if metadata.EXACT not in use.node.metadata_props]
+    if dequantized(real) is None or not any(_is_product(use.node) for use in uses):
         return False
-    new = _elementwise(graph, x, str(real.name))
+    least = constant(graph, "float_min", np.finfo(np.float32).min)
+    guard = ir.node("Max", [real, least], metadata_props={metadata.EXACT: "island"})
+    name = unused_name(graph, f"{real.name}.guarded")
+    guard.name = name
+    shaped(guard.outputs[0], name, ir.DataType.FLOAT, real)
     for use in uses:
-        use.node.replace_input_with(use.idx, new[-1].outputs[0])
-    graph.insert_after(node, new)
+        use.node.replace_input_with(use.idx, guard.outputs[0])
+    graph.insert_after(node, guard)
     return True
 
 
-def _elementwise(graph: ir.Graph, x: Codes, name: str) -> list[ir.Node]:
-    nodes = [ir.node("Cast", [x.value], {"to": ir.DataType.FLOAT.value})]
-    if x.zero_point:
-        zero = constant(graph, f"float{x.zero_point}", np.float32(x.zero_point))
-        nodes.append(ir.node("Sub", [nodes[-1].outputs[0], zero]))
-    scale = constant(graph, f"{x.name}.scale", x.scale)
-    nodes.append(ir.node("Mul", [nodes[-1].outputs[0], scale]))
-    return _named(graph, nodes, name, x.value)
+def _is_product(node: ir.Node) -> bool:
+    """Whether it is a product, or something behind it is that ONNX Runtime would move DequantizeLinear to."""
+    if is_op(node, *_PRODUCTS):
+        return True
+    moves = is_op(node, "MaxPool", *MOVES)
+    return moves and any(_is_product(use.node) for output in node.outputs for use in output.uses())
 
 
-def _write_quantize(graph: ir.Graph, node: ir.Node) -> bool:
+def _end(graph: ir.Graph, node: ir.Node) -> bool:
+    """Make the codes that an island ends in."""
     source = node.inputs[0]
     assert source is not None
-    if source.is_graph_input():
-        return False
+    shift = source.producer()
+    if shift is not None and metadata.OFFSET in shift.metadata_props:  # the Sub of an offset
+        source = shift.inputs[0]
+        assert source is not None
     end = requantization(node)
-    if end is None:
+    if source.is_graph_input() or end is None or metadata.ISLAND in node.metadata_props:
         return False
-    nodes = [ir.node("Div", [source, constant(graph, f"{end.name}.scale", end.scale)])]
-    nodes.append(ir.node("Round", [nodes[-1].outputs[0]]))
-    if end.zero_point:
-        zero = constant(graph, f"float{end.zero_point}", np.float32(end.zero_point))
-        nodes.append(ir.node("Add", [nodes[-1].outputs[0], zero]))
-    low = constant(graph, f"float{end.low}", np.float32(end.low))
-    high = constant(graph, f"float{end.high}", np.float32(end.high))
-    nodes.append(ir.node("Clip", [nodes[-1].outputs[0], low, high]))
-    _named(graph, nodes, f"{end.codes.name}.from", end.codes)
-    nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": ir.DataType.UINT8.value}))
-    new = shaped(nodes[-1].outputs[0], str(end.codes.name), ir.DataType.UINT8, end.codes)
-    nodes[-1].name = new.name
-    nodes[-1].metadata_props.update({metadata.ISLAND: "", metadata.BITS: str(end.bits)})
-    old = [node, *(n for n in end.nodes if n is not node)]
-    ir.convenience.replace_nodes_and_values(graph, node, old, nodes, [end.codes], [new])
-    return True
-
-
-def _named(graph: ir.Graph, nodes: list[ir.Node], name: str, like: ir.Value) -> list[ir.Node]:
-    for node in nodes:
-        free = unused_name(graph, f"{name}.{node.op_type.lower()}")
-        shaped(node.outputs[0], free, ir.DataType.FLOAT, like)
-        node.name = node.outputs[0].name
-        node.metadata_props[metadata.EXACT] = "island"
-    return nodes
+    new, inputs = [], list(node.inputs)
+    if not is_op(source.producer(), *_PRODUCTS):
+        new.append(ir.node("Div", [node.inputs[0], constant(graph, f"{end.name}.scale", end.scale)]))
+        new[0].name = unused_name(graph, f"{end.codes.name}.div")
+        new[0].metadata_props[metadata.EXACT] = "island"
+        inputs[:2] = [
+            shaped(new[0].outputs[0], new[0].name, ir.DataType.FLOAT, end.codes),
+            constant(graph, "float1", np.float32(1)),
+        ]
+    new.append(ir.node("QuantizeLinear", inputs))
+    if (end.low, end.high) != (0, 255):
+        new[-1].metadata_props[metadata.EXACT] = "island"
+        name = unused_name(graph, f"{end.codes.name}.wide")
+        low, high = (constant(graph, f"code{code}", np.uint8(code)) for code in (end.low, end.high))
+        wide = shaped(new[-1].outputs[0], name, ir.DataType.UINT8, end.codes)
+        new.append(ir.node("Clip", [wide, low, high]))
+    new[-1].metadata_props[metadata.ISLAND] = ""
+    behind = dataclasses.replace(end, nodes=tuple(n for n in end.nodes if n is not node))
+    return replace(node, behind, new, clamped=True)
 
 
 def _note(node: ir.Node) -> bool:

@@ -27,13 +27,17 @@ from ..values import array, only_user
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-    """An activation that comes out of a DequantizeLinear: ``real = scale * (code - zero_point)``."""
+    """An activation that comes out of a DequantizeLinear: ``real = scale * (code - zero_point)``.
+
+    ``offset``, as it is noted, is not in that: the operators behind have it in their biases.
+    """
 
     name: str
     value: ir.Value
     scale: np.float32
     zero_point: int
     bits: int
+    offset: np.float32 = np.float32(0)  # noqa: RUF009  numpy scalars are immutable
 
     @property
     def high(self) -> int:
@@ -43,21 +47,27 @@ class Codes:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """Codes of a weight, one scale per kernel."""
+    """Codes of a weight around 0, one scale per kernel.
+
+    They are int8, but for a weight that is stored as uint8 with a ``zero_point`` (one, or one per kernel):
+    less that, they take int16.
+    """
 
     name: str
-    codes: NDArray[np.int8]
+    codes: NDArray[np.int8] | NDArray[np.int16]
     scale: NDArray[np.float32]
     bits: tuple[int, ...]
     grid: Grid
+    zero_point: NDArray[np.uint8] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Requantization:
-    """What follows an operator up to the codes of its result: ``(Relu | Clip)* Q [Clip]``.
+    """What follows an operator up to the codes of its result: ``(Relu | Clip)* [Sub] Q [Clip]``.
 
     Rounding and clamping are monotone, so a Relu or Clip before Q is a clamp of the codes after it:
-    all of them are one range, ``low`` to ``high``.
+    all of them are one range, ``low`` to ``high``. So is taking off an offset: the code of a bound is
+    ``clamp(rint((bound - offset) / scale) + zero_point)``.
     """
 
     name: str
@@ -68,6 +78,7 @@ class Requantization:
     low: int
     high: int
     bits: int
+    offset: np.float32 = np.float32(0)  # noqa: RUF009
 
 
 def dequantized(value: ir.Value | None) -> Codes | None:
@@ -80,18 +91,26 @@ def dequantized(value: ir.Value | None) -> Codes | None:
     if params is None or codes is None or array(codes) is not None:
         return None
     bits = int(node.metadata_props.get(metadata.BITS, "8"))
-    return Codes(_params_name(node, codes), codes, *params, bits=bits)
+    offset = np.float32(node.metadata_props.get(metadata.OFFSET, "0"))
+    return Codes(_params_name(node, codes), codes, *params, bits=bits, offset=offset)
 
 
 def dequantized_weight(value: ir.Value | None) -> Weight | None:
-    """The int8 codes behind a weight, if they are symmetric and scaled along axis 0."""
+    """The codes behind a weight, if they are symmetric int8 or any uint8, and scaled along axis 0."""
     node = value.producer() if value is not None else None
     if node is None or node.op_identifier() != ("", "DequantizeLinear", "") or weight_fault(node) is not None:
         return None
     codes, scale = array(node.inputs[0]), array(node.inputs[1])
     assert codes is not None  # or it would be a fault
     assert scale is not None
-    kernels = len(codes)
+    kernels, zero_point = len(codes), None
+    if codes.dtype == np.uint8:
+        zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
+        zero_point = (
+            np.zeros((), np.uint8) if zero is None else zero.reshape(-1)[0] if zero.size == 1 else zero
+        )
+        offset = np.asarray(zero_point).astype(np.int16)
+        codes = codes.astype(np.int16) - offset.reshape(-1, *[1] * (codes.ndim - 1))
     bits = metadata.from_digits(node.metadata_props.get(metadata.BITS, "8" * kernels))
     return Weight(
         name=node.metadata_props.get(metadata.NAME, str(node.outputs[0].name)),
@@ -99,6 +118,7 @@ def dequantized_weight(value: ir.Value | None) -> Weight | None:
         scale=np.broadcast_to(scale.reshape(-1), (kernels,)),
         bits=bits,
         grid=Grid(node.metadata_props.get(metadata.GRID, Grid.SIGNED.value)),
+        zero_point=zero_point,
     )
 
 
@@ -108,11 +128,11 @@ def weight_fault(node: ir.Node) -> str | None:
     zero = array(node.inputs[2]) if len(node.inputs) > 2 else None
     if codes is None or scale is None:
         return "has codes or scales that are computed, allowed constants"
-    if codes.dtype != np.int8 or scale.dtype != np.float32:
-        return f"has {codes.dtype} codes and {scale.dtype} scales, allowed int8 and float32"
+    if codes.dtype not in (np.int8, np.uint8) or scale.dtype != np.float32:
+        return f"has {codes.dtype} codes and {scale.dtype} scales, allowed int8, uint8 and float32"
     if codes.ndim < 2:
         return f"has rank {codes.ndim}, allowed 2 or more"
-    if zero is not None and np.any(zero):
+    if zero is not None and np.any(zero) and codes.dtype == np.int8:
         return "has a zero point other than 0, allowed 0"
     axis = node.attributes.get_int("axis", 1)
     if scale.size > 1 and axis not in (0, -codes.ndim):
@@ -139,22 +159,30 @@ def dequantized_bias(value: ir.Value | None, unit: NDArray[np.float32]) -> NDArr
     return arithmetic.quantize_bias(arithmetic.dequantize(codes, scale), np.float32(1), unit)
 
 
-def requantization(node: ir.Node) -> Requantization | None:
+def requantization(node: ir.Node, *, with_offset: bool = False) -> Requantization | None:
     """The way from an operator's result to its codes, or None if it is used in any other way.
 
     If the operator is a Relu or Clip itself, its bounds count; if it is the QuantizeLinear, it starts
     there.
+
+    Args:
+        node: The operator.
+        with_offset: Whether the caller takes an offset off the result; if not, the Sub is another use.
     """
     nodes: list[ir.Node] = []
     own = _clamp(node)
     clamps = [] if own is None else [own]
+    offset = np.float32(0)
     user: ir.Node | None = node
     while user is not None and user.op_identifier() != ("", "QuantizeLinear", ""):
         if user is not node:
-            clamp = _clamp(user)
-            if clamp is None:
+            clamp, shift = _clamp(user), _subtracted(user) if with_offset else None
+            if clamp is not None:
+                clamps.append(clamp)
+            elif shift is not None:
+                offset = shift
+            else:
                 return None
-            clamps.append(clamp)
             nodes.append(user)
         user = only_user(user.outputs[0])
     if user is None:
@@ -166,8 +194,10 @@ def requantization(node: ir.Node) -> Requantization | None:
     scale, zero = params
     codes, low, high = nodes[-1].outputs[0], 0, 255
     for bound_low, bound_high in clamps:
-        least = 0 if bound_low is None else int(arithmetic.quantize(bound_low, scale, zero, 0, 255))
-        most = 255 if bound_high is None else int(arithmetic.quantize(bound_high, scale, zero, 0, 255))
+        least, most = (
+            end if bound is None else int(arithmetic.quantize(bound, scale, zero, 0, 255, offset=offset))
+            for bound, end in ((bound_low, 0), (bound_high, 255))
+        )
         low, high = min(max(low, least), most), min(max(high, least), most)
     quantize = nodes[-1]
     bits = int(quantize.metadata_props.get(metadata.BITS, "8"))
@@ -180,7 +210,9 @@ def requantization(node: ir.Node) -> Requantization | None:
         low, high = min(max(low, least), most), min(max(high, least), most)
         nodes.append(clip)
         codes = clip.outputs[0]
-    return Requantization(_params_name(quantize, codes), tuple(nodes), codes, scale, zero, low, high, bits)
+    return Requantization(
+        _params_name(quantize, codes), tuple(nodes), codes, scale, zero, low, high, bits, offset
+    )
 
 
 def _params_name(node: ir.Node, codes: ir.Value) -> str:
@@ -209,6 +241,15 @@ def _clamp(node: ir.Node) -> tuple[float | None, float | None] | None:
         return None
     low, high = _bound(node, 1, -np.inf), _bound(node, 2, np.inf)
     return None if low is None or high is None else (float(low), float(high))
+
+
+def _subtracted(node: ir.Node) -> np.float32 | None:
+    """The constant that a Sub, with a QuantizeLinear right behind it, takes off."""
+    user = only_user(node.outputs[0])
+    if node.op_identifier() != ("", "Sub", "") or user is None or user.op_type != "QuantizeLinear":
+        return None
+    number = array(node.inputs[1])
+    return np.float32(number) if number is not None and number.ndim == 0 else None
 
 
 def _bound(node: ir.Node, index: int, default: float) -> float | None:

@@ -149,14 +149,28 @@ def test_a_kernel_of_0_bits_costs_nothing_but_counts_in_the_mean() -> None:
 def test_effective_widths_weigh_by_size() -> None:
     rows = [
         Layer(
-            name="a", op="Gemm", macs=1, weights=30, kernels=3, inputs=10, weight_bits=(2,), activation_bits=8
-        ),
-        Layer(
-            name="b", op="Gemm", macs=1, weights=10, kernels=1, inputs=30, weight_bits=(6,), activation_bits=4
-        ),
-    ]
+            name=name, op="Gemm", macs=1, weights=weights, kernels=1, input=x, inputs=inputs,
+            weight_bits=(bits,), activation_bits=width,
+        )
+        for name, weights, bits, x, inputs, width in (
+            ("a", 30, 2, "x", 10, 8), ("b", 10, 6, "r", 30, 4), ("c", 0, 6, "r", 30, 4),
+        )
+    ]  # fmt: skip
     assert cost.weights_eff(rows) == 3
-    assert cost.activations_eff([(8, 10), (4, 30)]) == 5
+    assert cost.activations_eff(rows) == 5  # r is multiplied twice, and is one value
+
+
+def test_weights_that_were_removed_have_0_bits() -> None:
+    row = Layer(name="a", op="Conv", macs=1, weights=30, kernels=3, weight_bits=(4,), removed=10)
+    assert cost.weights_eff([row]) == 3
+    assert cost.weights_owed([row]) == 15
+    assert cost.wcr_true([row]) == 32 / 3
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(0, 1), (1, 2), (127, 8), (128, 9), (2**20, 22), (None, None)])
+def test_the_accumulator_has_a_sign(largest: int | None, bits: int | None) -> None:
+    row = Layer(name="a", op="Conv", macs=1, weights=1, kernels=1, accumulator=largest)
+    assert row.accumulator_bits == bits
 
 
 def test_the_printed_compression_leaves_out_the_ends() -> None:
@@ -178,7 +192,7 @@ def test_bytes_owed_are_whole_and_counted_once_per_tensor() -> None:
 def test_unknown_sizes_stay_unknown() -> None:
     row = Layer(name="w", op="Conv", macs=None, weights=9, kernels=1)
     assert (cost.macs([row]), cost.bitops([row]), cost.c_c([row])) == (None,) * 3
-    assert cost.activations_eff([(8, 10), (4, None)]) is None
+    assert cost.activations_eff([row, dataclasses.replace(row, input="other", inputs=None)]) is None
     assert cost.activations_eff([]) is None
     assert cost.weights_eff([row]) == 32
     assert cost.weights_eff([]) is None

@@ -8,7 +8,7 @@ import pytest
 from onnx_text import parse
 
 from mpqtool.passes.pipelines import normalize
-from mpqtool.passes.place import free_values, owners, place
+from mpqtool.passes.place import entries, free_values, owners, place
 from mpqtool.passes.plan import Grid, Plan
 
 _CONV = np.ones((2, 2, 1, 1))
@@ -213,3 +213,30 @@ def test_both_sides_of_a_gate_and_its_function_are_quantized() -> None:
 def test_what_shapes_the_result_of_the_network_stays_float() -> None:
     _, plan = _place("c = Conv(x, w) s = Softmax <axis = 1> (c) y = Mul(s, s)")
     assert _names(plan) == ["x", "c"]
+
+
+@pytest.mark.parametrize("node", ["Mul(r, k)", "Mul(k, r)", "Div(r, k)"])
+def test_a_positive_number_goes_into_the_scale(node: str) -> None:
+    model, plan = _place(f"c = Conv(x, w) r = Relu(c) m = {node} t = Relu(m) y = Conv(t, v)", k=4.0)
+    assert [(a.name, a.zero_point) for a in plan.activations] == [("x", None), ("r", 0), ("y", None)]
+    assert owners(model, plan) == {"x": "x", "r": "r", "m": "r", "t": "r", "y": "y"}
+    known = plan.replaced(activations=[a.model_copy(update={"scale": 0.5}) for a in plan.activations])
+    scales = {name: entry.scale for name, entry in entries(model, known).items()}
+    scaled = 0.125 if "Div" in node else 2.0
+    assert scales == {"x": 0.5, "r": 0.5, "m": scaled, "t": scaled, "y": 0.5}
+
+
+@pytest.mark.parametrize("k", [-4.0, 0.0, np.ones((1, 2, 1, 1))])
+def test_what_is_multiplied_by_another_constant_has_its_own_scale(k: Any) -> None:
+    _, plan = _place("c = Conv(x, w) r = Relu(c) m = Mul(r, k) y = Conv(m, v)", k=k)
+    assert _names(plan) == ["x", "r", "m", "y"]
+
+
+def test_a_sum_with_a_constant_is_quantized_where_a_layer_wants_it() -> None:
+    _, plan = _place("c = Conv(x, w) r = Relu(c) s = Add(r, k) t = Relu(s) y = Conv(t, v)", k=np.ones((6, 6)))
+    assert [(a.name, a.tie) for a in plan.activations] == [("x", None), ("r", None), ("t", None), ("y", None)]
+
+
+def test_a_sum_with_a_constant_that_no_layer_uses_stays_float() -> None:
+    _, plan = _place("c = Conv(x, w) r = Relu(c) y = Add(r, k)", k=np.ones((6, 6)))
+    assert _names(plan) == ["x", "r"]

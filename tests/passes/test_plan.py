@@ -30,7 +30,12 @@ def _activations(draw: st.DrawFn, name: str) -> ActivationQuant:
     bits = draw(st.integers(1, 8))
     scale = draw(st.none() | _scales)
     zero_point = draw(st.none() | st.integers(0, 2**bits - 1))
-    return ActivationQuant(name=name, bits=bits, scale=scale, zero_point=zero_point)
+    number = st.floats(allow_nan=False, allow_infinity=False)
+    offset = 0.0 if scale is None or zero_point is None else draw(number)
+    padding = draw(st.sampled_from(["offset", "zero"]))
+    return ActivationQuant(
+        name=name, bits=bits, scale=scale, zero_point=zero_point, offset=offset, padding=padding
+    )
 
 
 @st.composite
@@ -122,6 +127,16 @@ def _text(weights: list[Any] | None = None, activations: list[Any] | None = None
             _text(activations=[_activation(scale=-1)]), "greater than 0, found -1", id="scale-negative"
         ),
         pytest.param(
+            _text(activations=[_activation(scale=None, offset=0.1)]),
+            "offset is of no use without a scale",
+            id="offset-alone",
+        ),
+        pytest.param(
+            _text(activations=[_activation(padding="mirror")]),
+            "'offset' or 'zero', found 'mirror'",
+            id="padding",
+        ),
+        pytest.param(
             _text(activations=[_activation(tie="t"), _activation(name="y", scale=0.3, tie="t")]),
             "scales of tie 't' must be powers of two of each other, got 0.5, 0.3",
             id="tie",
@@ -184,6 +199,36 @@ def test_replacing_checks_anew() -> None:
     assert plan.replaced(activations=[other]).weights == plan.weights
     with pytest.raises(pydantic.ValidationError, match="listed twice"):
         plan.replaced(weights=plan.weights * 2)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.floats(2**-10, 2**10), st.floats(-300, 300))
+def test_a_learned_offset_is_a_zero_point_and_what_it_stands_for(
+    bits: int, scale: float, in_codes: float
+) -> None:
+    """Code ``c`` is ``scale * c + beta`` (LSQ+), and ``scale * (c - zero_point) + offset``."""
+    beta = in_codes * scale
+    entry = ActivationQuant(name="x", bits=bits).with_beta(scale, beta)
+
+    assert entry.scale == float(np.float32(scale))
+    assert entry.zero_point is not None
+    for code in (0, 2**bits - 1):
+        value = entry.scale * (code - entry.zero_point) + entry.offset
+        assert value == pytest.approx(entry.scale * code + beta, rel=0, abs=1e-4 * scale)  # a float32 offset
+    if -(2**bits - 1) <= beta / entry.scale <= 0:
+        assert abs(entry.offset) <= entry.scale * (0.5 + 1e-4)
+    elif beta > 0:
+        assert (entry.zero_point, entry.offset) == (0, pytest.approx(beta, rel=1e-6))
+
+
+def test_snapping_moves_the_grid_by_half_a_code_at_most() -> None:
+    entry = ActivationQuant(name="x", bits=4, scale=0.5, zero_point=2, offset=0.2)
+
+    assert (entry.snapped().zero_point, entry.snapped().offset) == (2, 0.0)
+    # Real 0 is nearer to the code 1, and below all codes it is the lowest.
+    assert entry.model_copy(update={"offset": 0.3}).snapped().zero_point == 1
+    assert entry.model_copy(update={"offset": 9.0}).snapped().zero_point == 0
+    assert entry.model_copy(update={"offset": 0.0}).snapped() == entry.model_copy(update={"offset": 0.0})
 
 
 def test_a_plan_file(tmp_path: pathlib.Path) -> None:

@@ -67,3 +67,24 @@ def test_what_cannot_be_loaded_is_a_fault() -> None:
         make_session(b"no model")
     with pytest.raises(RuntimeFault, match=r"cannot load 'no/such\.onnx': "):
         make_session("no/such.onnx")
+
+
+def test_sums_on_a_gpu_are_not_rounded_on_the_way(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Granted:
+        def __init__(self, *args: object, providers: list[object], **options: object) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(session.ort, "InferenceSession", Granted)
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(session.ort, "get_available_providers", lambda: listed)
+
+    make_session(model, provider="cuda")
+
+    (name, options), cpu = asked
+    assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options == {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}

@@ -23,8 +23,7 @@ def test_island_is_given_to_the_simulation_and_not_counted(
     text = """
     net (float[N, 2, 6, 6] x) => (float[N, 3] y) {
         c = Conv (x, w0)
-        s = Sigmoid (c)
-        m = Mul (c, s)
+        m = Exp (c)
         d = Conv (m, w1)
         g = GlobalAveragePool (d)
         f = Flatten (g)

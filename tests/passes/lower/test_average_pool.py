@@ -74,19 +74,34 @@ def test_pool_is_a_depthwise_convolution_with_ones(
     np.testing.assert_array_equal(y, arithmetic.requantize(acc, factor, 128, 0, 255))
 
 
+def test_divisors_that_vary_are_a_map() -> None:
+    result = LowerAveragePoolPass()(
+        _model("AveragePool <kernel_shape = [3, 2], pads = [1, 0, 0, 0], strides = [2, 2]>")
+    )
+
+    assert "QLinearConv" not in ops(result.model)
+    x, y = _lowered_codes(result.model)
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 0), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 2), axis=(2, 3))
+    acc = windows[:, :, ::2, ::2].sum(axis=(4, 5))
+    divisors = np.array([[4, 4], [6, 6], [6, 6]])
+    factor = arithmetic.multiplier(0.02, (1 / divisors).astype(np.float32), 0.011)
+    np.testing.assert_array_equal(y, arithmetic.requantize(acc, factor, 128, 0, 255))
+
+
 @pytest.mark.parametrize(
     ("pool", "options", "reason"),
     [
         pytest.param(
             "AveragePool <kernel_shape = [2, 2], pads = [1, 0, 0, 0]>",
-            {},
-            "the padding does not count",
+            {"shape": "N, 3, h, w"},
+            "its sizes are not known",
             id="padding",
         ),
         pytest.param(
             "AveragePool <kernel_shape = [4, 3], ceil_mode = 1, strides = [3, 3]>",
-            {},
-            "rounds its size up",
+            {"shape": "N, 3, h, w"},
+            "its sizes are not known",
             id="ceil",
         ),
         pytest.param(
@@ -119,7 +134,14 @@ def test_onnx_runtime_needs_the_multiplier_in_range() -> None:
         _lowered_codes(lowered)
 
 
-@pytest.mark.parametrize("pool", ["GlobalAveragePool", "AveragePool <kernel_shape = [2, 2]>"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "GlobalAveragePool",
+        "AveragePool <kernel_shape = [2, 2]>",
+        "AveragePool <kernel_shape = [2, 2], pads = [1, 0, 0, 0]>",
+    ],
+)
 def test_second_run_changes_nothing(pool: str) -> None:
     model = LowerAveragePoolPass()(_model(pool)).model
 

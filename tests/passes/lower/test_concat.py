@@ -72,3 +72,22 @@ def test_second_run_changes_nothing() -> None:
     model = LowerConcatPass()(_model()).model
 
     assert not LowerConcatPass()(model).modified
+
+
+@pytest.mark.parametrize("bits", [5, 8])
+def test_codes_of_one_scale_are_copied(bits: int) -> None:
+    model = normal("net (float[N, 7] a, float[N, 7] b) => (float[N, 14] y) { y = Concat <axis = 1> (a, b) }")
+    same = {"scale": float(np.float32(0.0131)), "zero_point": 12}
+    entries = tuple(ActivationQuant(name=n, bits=bits if n == "y" else 8, **same) for n in "aby")
+    qdq = quantize(model, Plan(weights=(), activations=entries))
+    codes = run_onnx(qdq, FEEDS, expose=["a.codes", "b.codes"])
+
+    result = LowerConcatPass()(qdq)
+
+    assert result.modified
+    assert "QLinearConcat" not in ops(result.model)
+    joined = np.minimum(np.concatenate([codes["a.codes"], codes["b.codes"]], axis=1), 2**bits - 1)
+    for level in LEVELS:
+        found = run_onnx(result.model, FEEDS, level=level, expose=["y.codes"])["y.codes"]
+        np.testing.assert_array_equal(found, joined, err_msg=level)
+    assert not LowerConcatPass()(result.model).modified

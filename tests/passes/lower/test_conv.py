@@ -11,7 +11,6 @@ from onnx_text import ops
 
 from mpqtool.passes import arithmetic, metadata
 from mpqtool.passes.lower.conv import LowerConvPass
-from mpqtool.passes.plan import Grid
 from mpqtool.passes.values import array, set_array
 
 X = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
@@ -89,30 +88,6 @@ def test_notes_say_weight_and_widths() -> None:
     assert conv.metadata_props[metadata.WEIGHT] == "w"
     assert conv.metadata_props[metadata.WEIGHT_BITS] == "333"
     assert clip.metadata_props[metadata.BITS] == "5"
-
-
-@pytest.mark.parametrize(
-    ("weight_bits", "grid", "dtype"),
-    [
-        pytest.param(6, Grid.ODD, np.int8, id="pair-sums-fit"),
-        pytest.param(7, Grid.ODD, np.uint8, id="odd-7-bits"),
-        pytest.param(8, Grid.SIGNED, np.uint8, id="8-bits"),
-    ],
-)
-def test_weights_that_would_saturate_are_stored_as_uint8(
-    weight_bits: int, grid: Grid, dtype: type[np.generic]
-) -> None:
-    qdq = _model(weight_bits=weight_bits, grid=grid)
-    codes = _value(qdq, "w.codes").astype(np.int16)
-    model = LowerConvPass()(qdq).model
-    conv = next(node for node in model.graph if node.op_type == "QLinearConv")
-
-    stored, zero = array(conv.inputs[3]), array(conv.inputs[5])
-
-    assert stored is not None
-    assert zero is not None
-    assert stored.dtype == zero.dtype == dtype
-    np.testing.assert_array_equal(stored.astype(np.int16) - zero.astype(np.int16), codes)
 
 
 def _weight_zero_point(model: ir.Model) -> None:

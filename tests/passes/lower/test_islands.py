@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from compare import assert_equivalent, run_onnx
 from graphs import quantized
-from onnx_text import ops
+from onnx_text import ops, parse
 
 from mpqtool.passes import metadata
 from mpqtool.passes.lower.islands import WriteOutIslandsPass
@@ -20,8 +20,8 @@ def _model(bits: int = 8) -> ir.Model:
     text = """
     net (float[N, 2, 4, 4] x) => (float[N, 3] y) {
         c = Conv (x, w)
-        s = HardSigmoid (c)
-        m = Mul (c, s)
+        s = Neg (c)
+        m = Abs (s)
         d = Conv (m, v)
         g = GlobalAveragePool (d)
         f = Flatten (g)
@@ -47,7 +47,8 @@ def test_computes_the_same_real_numbers(bits: int) -> None:
     assert result.modified
     after = run_onnx(result.model, {"x": X}, expose=names)
     assert_equivalent(before, after, rtol=0, atol=0)
-    assert ops(result.model).count("QuantizeLinear") == 1  # of the input
+    m = next(n for n in result.model.graph if n.op_type == "Abs").outputs[0]
+    assert [use.node.op_type for use in m.uses()] == ["Div"]
 
 
 def test_says_what_stays_float_and_why() -> None:
@@ -59,39 +60,86 @@ def test_says_what_stays_float_and_why() -> None:
         if metadata.ISLAND in n.metadata_props
     }
 
-    assert notes == {
-        "HardSigmoid": "it has no integer form",
-        "Mul": "it has no integer form",
-        "Softmax": "it has no integer form",
-        "Cast": "",
-    }
+    assert notes.keys() == {"Neg", "Abs", "Softmax", "QuantizeLinear"}
+    assert notes["Abs"] == "it has no integer form"
+    assert notes["QuantizeLinear"] == ""
 
 
-def test_is_the_same_at_every_level() -> None:
-    """ONNX Runtime finds nothing to fuse: HardSigmoid and Mul of real values are exact everywhere."""
-    model = lower(_model())
-    names = ["c.codes", "m.codes", "d.codes", "g.codes"]
-    disabled = run_onnx(model, {"x": X}, expose=names)
+_FUSED = {
+    "Sigmoid": "o = Sigmoid (x)",
+    "Softmax": "o = Softmax (x)",
+    "LeakyRelu": "o = LeakyRelu (x)",
+    "GlobalAveragePool": "o = GlobalAveragePool (x)",
+    "AveragePool": "o = AveragePool <kernel_shape = [2, 2]> (x)",
+    "MaxPool": "o = MaxPool <kernel_shape = [2, 2]> (x)",
+    "Transpose": "o = Transpose <perm = [0, 2, 3, 1]> (x)",
+    "Clip": "o = Clip (x, low)",
+    "nothing": "o = Identity (x)",
+    "Mul": "o = Mul (x, x)",
+    "Add": "o = Add (x, x)",
+    "Concat": "o = Concat <axis = 1> (x, x)",
+    "Conv": "o = Conv (x, w)",
+    "MatMul": "o = MatMul (x, x)",
+    "MatMul behind moves": "v = Transpose <perm = [0, 1, 3, 2]> (x) o = MatMul (x, v)",
+    "MatMul by a constant": "o = MatMul (x, m)",
+    "Gemm": "r = Reshape (x, rows) o = Gemm <transB = 1> (r, g)",
+}
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("case", _FUSED)
+def test_onnx_runtime_computes_what_is_written(case: str, bits: int) -> None:
+    """As they stand, it makes integer operators of these at some levels, some of another rounding."""
+    rng = np.random.default_rng(0)
+    model = parse(
+        f"""
+        net (float[2, 8, 6, 6] a) => (float[A, B, C, D] y) {{
+            q = QuantizeLinear (a, s, z)
+            x = DequantizeLinear (q, s, z)
+            w = DequantizeLinear <axis = 0> (wq, ws, wz)
+            m = DequantizeLinear (mq, s, zero)
+            g = DequantizeLinear (gq, s, zero)
+            {_FUSED[case]}
+            wide = QuantizeLinear (o, t, u)
+            codes = Clip (wide, least, most)
+            y = DequantizeLinear (codes, t, u)
+        }}
+        """,
+        {
+            "s": 0.0123, "t": 0.0191, "z": np.array(128, np.uint8), "u": np.array(117, np.uint8), "low": -0.5,
+            "wq": rng.integers(-127, 128, (4, 8, 3, 3)).astype(np.int8), "ws": np.full(4, 0.01, np.float32),
+            "wz": np.zeros(4, np.int8), "mq": rng.integers(-127, 128, (6, 5)).astype(np.int8),
+            "gq": rng.integers(-127, 128, (5, 6)).astype(np.int8), "zero": np.array(0, np.int8),
+            "rows": np.array([-1, 6]), "least": np.array(0, np.uint8),
+            "most": np.array(2**bits - 1, np.uint8),
+        },
+    )  # fmt: skip
+    if case == "Gemm":
+        model.graph.outputs[0].shape = None
+    feeds = {"a": rng.normal(size=(2, 8, 6, 6)).astype(np.float32)}
+    expected = run_onnx(model, feeds, expose=["codes"])
+
+    result = WriteOutIslandsPass()(model)
 
     for level in LEVELS:
-        found = run_onnx(model, {"x": X}, level=level, expose=names)
-        for name in names:
-            np.testing.assert_array_equal(found[name], disabled[name], err_msg=f"{name} at {level}")
+        found = run_onnx(result.model, feeds, level=level, expose=["codes"])
+        np.testing.assert_array_equal(found["codes"], expected["codes"], err_msg=level)
+    assert not WriteOutIslandsPass()(result.model).modified
 
 
 def test_reasons_of_other_passes_are_kept() -> None:
     text = """
     net (float[N, 2, 4, 4] x) => (float[N, 2, H, W] y) {
-        p = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)
+        p = Mul (x, k)
         y = Conv (p, w)
     }
     """
-    qdq = quantized(text, {"w": np.ones((2, 2, 1, 1))}, {"x": X})
+    qdq = quantized(text, {"w": np.ones((2, 2, 1, 1)), "k": np.ones((2, 1, 1))}, {"x": X})
 
     model = lower(qdq)
 
-    pool = next(node for node in model.graph if node.op_type == "AveragePool")
-    assert "the padding does not count" in pool.metadata_props[metadata.ISLAND]
+    mul = next(node for node in model.graph if node.op_type == "Mul")
+    assert mul.metadata_props[metadata.ISLAND] == "its constant is not one positive number"
 
 
 def test_a_graph_without_islands_keeps_input_and_output_pairs() -> None:

@@ -92,7 +92,7 @@ def test_the_model_is_left_as_it_is(qdq: ir.Model) -> None:
 
 
 def test_unknown_target_is_refused(qdq: ir.Model) -> None:
-    with pytest.raises(PassError, match=r"target 'npu', allowed: cpu\. Choose"):
+    with pytest.raises(PassError, match=r"target 'npu', allowed: cpu, standard, cuda\. Choose"):
         lower(qdq, target="npu")
 
 

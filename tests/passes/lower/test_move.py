@@ -111,7 +111,41 @@ def _indices(model: ir.Model) -> None:
     model.graph.outputs.append(use.outputs[0])
 
 
-@pytest.mark.parametrize("spoil", [_other_scale, _float_input, _indices])
+def _other_padding(model: ir.Model) -> None:
+    _becomes(model, "Pad", {"pads": np.zeros(8, np.int64), "value": np.float32(1)})
+
+
+def _new_values(model: ir.Model) -> None:
+    _becomes(model, "Resize", {"roi": np.zeros(0, np.float32), "scales": np.ones(4, np.float32)})
+    next(node for node in model.graph if node.op_type == "Resize").attributes["mode"] = ir.AttrString(
+        "mode", "linear"
+    )
+
+
+def _real_part(model: ir.Model) -> None:
+    _becomes(model, "Split", {"sizes": np.array([1, 1], np.int64)})
+    split = next(node for node in model.graph if node.op_type == "Split")
+    split.resize_outputs(2)
+    split.outputs[1].name = "part"
+    model.graph.outputs.append(split.outputs[1])
+
+
+def _becomes(model: ir.Model, op: str, inputs: dict[str, np.ndarray]) -> None:
+    """Make another operator of the MaxPool."""
+    node = next(node for node in model.graph if node.op_type == "MaxPool")
+    node.op_type = op
+    node.attributes.clear()
+    node.resize_inputs(1 + len(inputs))
+    for index, (name, numbers) in enumerate(inputs.items(), 1):
+        value = ir.Value(name=name)
+        set_array(value, numbers)
+        model.graph.register_initializer(value)
+        node.replace_input_with(index, value)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_other_scale, _float_input, _indices, _other_padding, _new_values, _real_part]
+)
 def test_is_left_alone(spoil: Callable[[ir.Model], None]) -> None:
     model = _model("MaxPool <kernel_shape = [2, 2]> (c)")
     spoil(model)

@@ -60,3 +60,20 @@ def test_second_run_changes_nothing() -> None:
     model = NameCodesPass()(_model()).model
 
     assert not NameCodesPass()(model).modified
+
+
+def test_codes_of_another_scale_get_a_number() -> None:
+    weights = {"s": np.float32(0.1), "t": np.float32(0.2), "z": np.uint8(3), "n": np.int8(-1)}
+    text = """
+    net (float[N, 4] x) => (float[N, 4] y, float[N, 4] v, float[N, 4] w) {
+        a = QuantizeLinear (x, s, z)   y = DequantizeLinear (a, s, z)
+        b = QuantizeLinear (x, s, z)   v = DequantizeLinear (b, s, z)
+        c = QuantizeLinear (x, t, n)   w = DequantizeLinear (c, t, n)
+    }
+    """
+
+    result = NameCodesPass()(parse(text, {name: np.array(value) for name, value in weights.items()}))
+
+    # the second has the scale of the first, and goes away
+    assert {"x.codes", "b", "x_1.codes"} <= _names(result.model)
+    assert not NameCodesPass()(result.model).modified

@@ -15,8 +15,14 @@ from onnx_text import ops
 
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import ModelError
-from mpqtool.passes.lower.pack import PackWeightsPass, pack_codes, unpack_codes
-from mpqtool.passes.lower.unpack import UNPACK, unpack_function
+from mpqtool.passes.lower.pack import (
+    PackWeightsPass,
+    pack_codes,
+    pack_widths,
+    unpack_codes,
+    unpack_widths,
+)
+from mpqtool.passes.lower.unpack import UNPACK, UNPACK_MIXED, unpack_functions
 from mpqtool.passes.metadata import DOMAIN
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
@@ -37,7 +43,7 @@ def _codes(rng: np.random.Generator, shape: tuple[int, ...], bits: list[int], gr
 def _weights(draw: st.DrawFn) -> tuple[np.ndarray, list[int], Grid]:
     grid = draw(st.sampled_from(Grid))
     bits = draw(
-        st.lists(st.integers(0, 8).filter(lambda b: grid is Grid.ODD or b != 1), min_size=1, max_size=6)
+        st.lists(st.integers(0, 8).filter(lambda b: grid is Grid.ODD or b != 1), min_size=1, max_size=12)
     )
     shape = (len(bits), *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     return _codes(np.random.default_rng(draw(st.integers(0, 99))), shape, bits, grid), bits, grid
@@ -48,15 +54,22 @@ def test_numpy_unpacks_what_was_packed(weights: tuple[np.ndarray, list[int], Gri
     codes, bits, grid = weights
 
     data = pack_codes(codes, bits, grid)
+    widths, kernels = pack_widths(bits)
 
-    assert len(data) == -(-sum(b * codes[0].size for b in bits) // 8)
-    np.testing.assert_array_equal(unpack_codes(data, np.array(bits, np.uint8), codes.shape, grid), codes)
+    owed = sum(b * codes[0].size for b in bits) / 8
+    assert owed <= len(data) <= owed + sum(set(bits))  # each width ends with a whole group of 8 weights
+    np.testing.assert_array_equal(unpack_widths(widths, kernels, len(bits)), bits)
+    np.testing.assert_array_equal(unpack_codes(data, np.array(bits), codes.shape, grid), codes)
 
 
-def _unpack_model(codes: np.ndarray, bits: list[int], grid: Grid, zero: np.generic) -> ir.Model:
+def _unpack_model(
+    codes: np.ndarray, bits: list[int], grid: Grid, zero: np.generic
+) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    widths, kernels = pack_widths(bits)
     values = {
         "data": pack_codes(codes, bits, grid),
-        "widths": np.array(bits, np.uint8),
+        "widths": widths,
+        **({"kernels": kernels} if len(widths) > 1 else {}),
         "shape": np.array(codes.shape, np.int16),
         "zero": np.array(zero),
     }
@@ -64,22 +77,22 @@ def _unpack_model(codes: np.ndarray, bits: list[int], grid: Grid, zero: np.gener
         ir.Value(name=n, type=ir.TensorType(ir.tensor(v).dtype), shape=ir.Shape(v.shape))
         for n, v in values.items()
     ]
-    node = ir.node(UNPACK[grid], inputs, domain=DOMAIN)
+    function = (UNPACK_MIXED if "kernels" in values else UNPACK)[grid]
+    node = ir.node(function, inputs, domain=DOMAIN)
     output = node.outputs[0]
     output.name, output.type = "codes", ir.TensorType(ir.tensor(values["zero"]).dtype)
     output.shape = ir.Shape(codes.shape)
-    function = unpack_function(grid)
     graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": 21, DOMAIN: 1}, name="unpack")
-    return ir.Model(graph, ir_version=10, functions=[function]), values  # type: ignore[return-value]
+    return ir.Model(graph, ir_version=10, functions=unpack_functions(function)), values
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_weights(), st.sampled_from([np.int8(0), np.uint8(128)]))
 def test_the_onnx_function_unpacks_what_was_packed(
     weights: tuple[np.ndarray, list[int], Grid], zero: np.generic
 ) -> None:
     codes, bits, grid = weights
-    model, values = _unpack_model(codes, bits, grid, zero)  # type: ignore[misc]
+    model, values = _unpack_model(codes, bits, grid, zero)
 
     found = run_onnx(model, values)["codes"]
 
@@ -118,7 +131,7 @@ def test_packing_changes_no_output(
     result = PackWeightsPass()(plain)
 
     assert result.modified
-    assert ops(result.model).count("UnpackOdd") == 4
+    assert ops(result.model).count("UnpackOddMixed") == 4
     assert_equivalent(before, run_onnx(result.model, feeds, level=level), rtol=0, atol=0)
 
 
@@ -135,17 +148,43 @@ def test_onnx_runtime_unpacks_while_loading(qdq: ir.Model, tmp_path: pathlib.Pat
 
     kept = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "QLinearConv" in kept
-    assert kept.isdisjoint({"UnpackOdd", "BitShift", "Gather", "CumSum", "Reshape", "Mod", "Where"})
+    assert kept.isdisjoint({"BitShift", "Gather", "CumSum", "Reshape", "Mod", "Split", "Add", "CastLike"})
 
 
-def test_equal_shapes_and_the_function_are_stored_once(qdq: ir.Model) -> None:
+def test_equal_shapes_and_the_functions_are_stored_once(qdq: ir.Model) -> None:
     model = lower(qdq)
 
-    assert [function.name for function in model.functions.values()] == ["UnpackOdd"]
+    assert [function.name for function in model.functions.values()] == ["UnpackFields", "UnpackOddMixed"]
     shapes = [name for name in model.graph.initializers if name.startswith("shape.")]
     assert len(shapes) == len(set(shapes))
     assert model.graph.opset_imports[DOMAIN] == 1
-    assert all(function.opset_imports == {"": 21} for function in model.functions.values())
+    assert all(function.opset_imports[""] == 21 for function in model.functions.values())
+
+
+_SHAPES = {"3x3": (64, 32, 3, 3), "wide-depthwise": (1024, 1, 3, 3), "1x1": (96, 16, 1, 1), "dense": (10, 64)}
+
+
+@pytest.mark.parametrize("shape", _SHAPES.values(), ids=_SHAPES)
+@pytest.mark.parametrize(
+    "widths", [*([b] for b in range(1, 8)), [2, 4], [1, 2], [2, 3, 4, 8], [0, 3, 4, 6]], ids=str
+)
+def test_what_is_stored_is_what_is_owed(
+    rng: np.random.Generator, shape: tuple[int, ...], widths: list[int]
+) -> None:
+    bits = rng.choice(widths, shape[0]).tolist()
+    codes = _codes(rng, shape, bits, Grid.ODD)
+    _, values = _unpack_model(codes, bits, Grid.ODD, np.int8(0))
+
+    owed = -(-sum(b * codes[0].size for b in bits) // 8)
+    assert sum(held.nbytes for held in values.values()) <= 1.03 * owed + 200
+
+
+def test_no_copy_of_a_weight_is_left_in_the_file(qdq: ir.Model) -> None:
+    held = lower(qdq).graph.initializers
+
+    assert sum(name.endswith(".packed") for name in held) == 4
+    others = [array(value) for name, value in held.items() if not name.endswith((".packed", ".kernels"))]
+    assert max(numbers.size for numbers in others) == 16  # what there is for each kernel
 
 
 def test_one_width_for_all_kernels_is_stored_once(rng: np.random.Generator) -> None:
