@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "QuantizeOptions",
     "__version__",
+    "bench",
     "export_onnx",
     "import_onnx",
     "inspect",
@@ -17,7 +18,7 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from .api import export_onnx, import_onnx, inspect, lower, quantize, verify
+    from .api import bench, export_onnx, import_onnx, inspect, lower, quantize, verify
     from .options import QuantizeOptions
 
     __version__: str

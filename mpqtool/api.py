@@ -5,25 +5,29 @@ Everything heavy is imported where it is used, so that ``inspect`` loads no torc
 
 from __future__ import annotations
 
-__all__ = ["export_onnx", "import_onnx", "inspect", "lower", "quantize", "verify"]
+__all__ = ["bench", "export_onnx", "import_onnx", "inspect", "lower", "quantize", "verify"]
 
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError, OptionError
-from .options import TARGETS, QuantizeOptions
+from mpqtool.passes.targets import TARGETS
+
+from .errors import ModelError, OptionError, PassError
+from .options import QuantizeOptions
 from .reporter import Reporter
 
 if TYPE_CHECKING:
     import torch
 
+    from mpqtool.runtime.bench import BenchResult
     from mpqtool.runtime.verify import VerifyResult
 
     from .result import Result
 
 Path = str | os.PathLike[str]
+_INTEGER_LAYERS = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger")
 
 
 def import_onnx(path: Path) -> torch.fx.GraphModule:
@@ -82,37 +86,66 @@ def quantize(
     return run(pathlib.Path(model), settings, reporter or Reporter(silent=True))
 
 
-def lower(qdq: Path, out: Path, *, target: str = "cpu") -> pathlib.Path:
+def lower(
+    qdq: Path,
+    out: Path,
+    *,
+    target: str = "cpu",
+    lower: str = "full",
+    vnni: bool | None = None,
+    threads: int | None = None,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    reporter: Reporter | None = None,
+) -> pathlib.Path:
     """Make the integer file of a QDQ file, ours or another tool's.
 
     Args:
         qdq: ONNX file with QuantizeLinear and DequantizeLinear.
         out: The integer ONNX file; appears whole or not at all.
-        target: What it is to run on: ``"cpu"``.
+        target: What it is to run on: ``"cpu"``, ``"standard"`` (operators of ONNX alone, for any runtime) or
+            ``"cuda"`` (integers in float32). The integers are the same.
+        lower: ``"full"``: in integers what can be; ``"fastest"``: what is slower so stays float, measured on
+            this machine.
+        vnni: Whether the file is for CPUs with VNNI only: all weights are int8 then, which saturates on
+            others. None: whether this CPU has it.
+        threads: Threads of one operator that ``"fastest"`` measures with; None: one per core.
+        sizes: Shapes of inputs that leave more open than the batch, by name, for ``"fastest"``.
+        reporter: Where progress goes; None: nowhere.
 
     Returns:
         The path of the integer file.
 
     Raises:
-        OptionError: There is no such target.
+        OptionError: There is no such target, or no such ``lower``.
         ModelError: The file cannot be read or lowered.
     """
     if target not in TARGETS:
         raise OptionError(f"There is no target {target!r}; targets: {', '.join(TARGETS)}")
-    from mpqtool.passes import pipelines
+    from mpqtool.passes import cost
     from mpqtool.passes.load import load_model, save_model
+
+    from .lowering import lowered
 
     if os.path.exists(out) and os.path.samefile(qdq, out):
         raise OptionError(f"{os.fspath(out)!r} is the file that is read; give another one to write to")
     model = load_model(qdq)
+    integer = sum(node.op_type in _INTEGER_LAYERS for node in model.graph)
+    if integer and not any(node.op_type in cost.OPERATORS for node in model.graph):
+        raise ModelError(
+            f"Nothing to lower: {os.fspath(qdq)!r} computes in integers already, in {integer} layers such as "
+            "QLinearConv. Quantize with quant_format=QuantFormat.QDQ to let mpqtool make the integer file."
+        )
     if not any(node.op_type == "DequantizeLinear" for node in model.graph):
         raise ModelError(
             f"Nothing to lower: {os.fspath(qdq)!r} has no DequantizeLinear. "
             "For a float model run `mpqtool quantize`."
         )
-    lowered = pipelines.lower(model, target=target)
+    result = lowered(
+        model, path=os.fspath(qdq), reporter=reporter or Reporter(silent=True), target=target, lower=lower,
+        vnni=vnni, sizes=sizes, threads=threads,
+    )  # fmt: skip
     out = pathlib.Path(out)
-    save_model(lowered, out)
+    save_model(result, out)
     return out
 
 
@@ -127,7 +160,8 @@ def verify(
     """Hold an integer file against the QDQ file it was made from.
 
     The torch integer simulation, the numpy reference and ONNX Runtime must give the same integers at
-    every quantized tensor, at every graph optimisation level.
+    every quantized tensor, at every graph optimisation level. A QDQ file of another tool may quantize in
+    ways that the simulation does not know; it is left out then, which is said.
 
     Args:
         int_path: The integer file.
@@ -155,7 +189,11 @@ def verify(
     qdq = load_model(against)
     load_model(int_path)  # says what is wrong with the file before anything long begins
     split = samples_for(pathlib.Path(int_path), qdq, data, reporter)
-    simulate = simulator_from_qdq(against)
+    try:
+        simulate = simulator_from_qdq(against)
+    except PassError as error:
+        simulate = None
+        reporter.warn(f"the torch simulation is left out of the comparison: {error}")
     batches = -(-len(split) // BATCH)
     with reporter.progress(batches, "verify") as progress:
         return engine.verify(
@@ -179,6 +217,39 @@ def inspect(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = engine(path)
     return found
+
+
+def bench(
+    *files: Path,
+    batch: int = 1,
+    threads: int | None = None,
+    rounds: int = 30,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    provider: str = "cpu",
+    reporter: Reporter | None = None,
+) -> BenchResult:
+    """Time ONNX files of any kind side by side, and tell what ONNX Runtime made of them.
+
+    Args:
+        *files: The first is what the others are compared with.
+        batch: Samples of one run, where a file leaves that open.
+        threads: Threads of one operator; None: one per core.
+        rounds: How often each is run, in turn.
+        sizes: Shapes of inputs that leave more open, by name.
+        provider: ``"cpu"``, ``"cuda"``, ``"tensorrt"`` or ``"auto"``.
+        reporter: Where progress goes; None: nowhere.
+
+    Raises:
+        ModelError: A file cannot be read.
+        RuntimeFault: A file cannot be run, or an input leaves a size open.
+    """
+    from mpqtool.runtime.bench import bench as engine
+
+    with (reporter or Reporter(silent=True)).progress(rounds, "bench") as progress:
+        return engine(
+            files, batch=batch, threads=threads, rounds=rounds, sizes=sizes, provider=provider,
+            on_round=progress.advance,
+        )  # fmt: skip
 
 
 def export_onnx(

@@ -139,9 +139,9 @@ def lowered_layers(path: str | os.PathLike[str]) -> LoweredLayers:
 
 
 def _is_float(node: ir.Node) -> bool:
-    return is_op(node, *cost.OPERATORS)
+    return is_op(node, *cost.OPERATORS) and metadata.EXACT not in node.metadata_props
 
 
 def _island(node: ir.Node) -> dict[str, str]:
     reason = node.metadata_props.get(metadata.ISLAND) or "it has no integer form"
-    return {"name": str(node.name), "op": node.op_type, "reason": reason}
+    return {"name": str(node.name or node.outputs[0].name), "op": node.op_type, "reason": reason}

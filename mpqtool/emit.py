@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mpqtool.passes import cost, pipelines
-from mpqtool.passes.load import save_model
+from mpqtool.passes.load import load_model, save_model
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
 from mpqtool.runtime.verify import VerifyResult, verify
@@ -25,6 +25,7 @@ from .errors import VerificationError
 from .files import replacing, write_text
 from .finish import Finished
 from .job import Job
+from .lowering import lowered
 from .processes import main_first
 from .result import (
     Bits,
@@ -68,9 +69,12 @@ def _emit(job: Job, finished: Finished) -> Result:
         write_text(out / rundir.PLAN, finished.plan.to_json())
         qdq = pipelines.quantize(finished.model, finished.plan)
         save_model(qdq, out / rundir.QDQ)
-        lowered = pipelines.lower(qdq)
+        integer = lowered(
+            qdq, path=str(out / rundir.QDQ), reporter=job.reporter, target=job.options.target,
+            lower=job.options.lower, vnni=job.options.vnni, sizes=_one_sample(job, finished),
+        )  # fmt: skip
     with replacing(out / rundir.INT) as unproved, job.timed("verify"):
-        save_model(lowered, unproved)
+        save_model(integer, unproved)
         proof = _verify(job, finished.simulation, unproved)
         if not proof.passed:
             raise VerificationError(
@@ -106,6 +110,12 @@ def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> Veri
         )
 
 
+def _one_sample(job: Job, finished: Finished) -> dict[str, tuple[int, ...]]:
+    """Shapes of a sample, if the model leaves more open than the batch."""
+    sizes = open_sizes(finished.model, job.data.test.inputs)
+    return {name: (1, *shape[1:]) for name, shape in sizes.items()}
+
+
 def _facts(job: Job, finished: Finished) -> dict[str, Any]:
     """What the integer file is made of; sizes that it leaves open are those of the samples."""
     facts = inspect(job.out / rundir.INT)
@@ -114,7 +124,7 @@ def _facts(job: Job, finished: Finished) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / rundir.INT
             qdq = pipelines.quantize(cost.sized(finished.model, sizes), finished.plan)
-            save_model(pipelines.lower(qdq), path)
+            save_model(pipelines.lower_like(qdq, load_model(job.out / rundir.INT)), path)
             found = inspect(path)
         share = found["nodes"]["mac_share_integer"]
         facts |= {"bits": found["bits"], "cost": found["cost"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["cpu_features", "examine"]
+__all__ = ["cpu_features", "cpu_model", "examine", "has_vnni"]
 
 import contextlib
 import importlib.metadata
@@ -23,6 +23,7 @@ _FEATURES = {
     "avx_vnni": ("avx_vnni",),
     "amx": ("amx_int8",),
 }
+_ADDS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "amx")
 _NEEDS = {
     "cuda": "It needs an NVIDIA GPU, CUDA and cuDNN; pip install 'onnxruntime-gpu[cuda,cudnn]' brings them.",
     "tensorrt": "It needs an NVIDIA GPU, CUDA and the TensorRT libraries.",
@@ -31,10 +32,12 @@ _WARNING, _FATAL = 2, 4  # ONNX Runtime's severities; its default is the former
 _SATURATES = (
     "This CPU multiplies uint8 by int8 in pairs that saturate at 16 bits (no VNNI, no AMX): sums of two "
     "products above 32767 would be wrong. The integer file uses uint8 weights where that could happen, which "
-    "is exact but slower; weight codes up to 64, or activations of 7 bits or fewer, cannot saturate."
+    "is exact but slower (--no-vnni, the default here); weight codes up to 64, or activations of 7 bits or "
+    "fewer, cannot saturate."
 )
 _EXACT = (
-    "This CPU adds uint8 x int8 products in 32 bits (VNNI or AMX): nothing can saturate, and int8 is fast."
+    "This CPU adds uint8 x int8 products in 32 bits (VNNI or AMX): nothing can saturate, and int8 is fast. "
+    "Integer files are made for such CPUs here; --no-vnni makes them exact on all."
 )
 _NOT_X86 = "This is no x86-64 CPU: what is said about saturation in AVX2 does not apply to it."
 
@@ -52,7 +55,7 @@ def examine() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions},
         "providers": _providers(),
-        "cpu": {"model": _cpu_model(), "features": features, "meaning": _meaning(features)},
+        "cpu": {"model": cpu_model(), "features": features, "meaning": _meaning(features)},
         "problems": problems,
     }
 
@@ -112,10 +115,23 @@ def _meaning(features: dict[str, bool | None]) -> str:
         return (
             "The features of this CPU cannot be read here; integer files are made so that none can saturate."
         )
-    return _EXACT if any(features[name] for name in _FEATURES if name != "avx2") else _SATURATES
+    return _EXACT if any(features[name] for name in _ADDS_IN_32_BITS) else _SATURATES
 
 
-def _cpu_model() -> str:
+def has_vnni() -> bool:
+    """Whether this CPU adds uint8 x int8 products in 32 bits, so that no sum saturates in 16 bits.
+
+    ARM CPUs do. Of others it is known from ``/proc/cpuinfo``; without that file the answer is no, which is
+    never wrong.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    features = cpu_features(pathlib.Path("/proc/cpuinfo"))
+    return any(features[name] for name in _ADDS_IN_32_BITS)
+
+
+def cpu_model() -> str:
+    """What the CPU calls itself."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

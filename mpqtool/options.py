@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "TARGETS", "QuantizeOptions", "parse_bits"]
+__all__ = ["LOWER", "METHODS", "QuantizeOptions", "parse_bits"]
 
 import dataclasses
 import math
 import re
 
+from mpqtool.passes.targets import TARGETS
+
 from .errors import OptionError
 
 METHODS = ("impq",)
-TARGETS = ("cpu",)
+LOWER = ("full", "fastest")
 
 _OF_THE_SEARCH = (
     "start_bits", "target_bits", "max_drop", "epochs", "epoch_samples", "batch_size", "lr", "distill",
@@ -63,6 +65,9 @@ class QuantizeOptions:
         lr: Peak learning rate of the fine-tuning.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
+        target: What the integer file is to run on, of ``passes.targets.TARGETS``.
+        lower: ``full``: in integers what can be; ``fastest``: what is slower so on this machine stays float.
+        vnni: Whether the integer file is for CPUs with VNNI only; None: whether this one has it.
 
     Raises:
         OptionError: A value is not allowed.
@@ -85,12 +90,19 @@ class QuantizeOptions:
     lr: float = 0.01
     distill: bool = False
     resume: bool = False
+    target: str = "cpu"
+    lower: str = "full"
+    vnni: bool | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
         self._check_plan()
         if self.method not in METHODS:
             raise OptionError(f"There is no method {self.method!r}; methods: {', '.join(METHODS)}")
+        if self.target not in TARGETS:
+            raise OptionError(f"There is no target {self.target!r}; targets: {', '.join(TARGETS)}")
+        if self.lower not in LOWER:
+            raise OptionError(f"There is no lower={self.lower!r}; allowed: {', '.join(LOWER)}")
         start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
         if any(bits != int(bits) for bits in start):
             raise OptionError(f"start_bits are uniform, so whole numbers, got {self.start_bits!r}")

@@ -69,7 +69,10 @@ class Metric(_Part):
 
 
 class LayerBits(_Part):
-    """One layer: ``weight_bits`` maps a width to the number of kernels that have it."""
+    """One layer: ``weight_bits`` maps a width to the number of kernels that have it.
+
+    The last four are of layers in integers; see ``runtime.inspect``.
+    """
 
     name: str
     op: str
@@ -77,6 +80,10 @@ class LayerBits(_Part):
     weights: Count = None
     weight_bits: dict[str, int] = {}
     activation_bits: Count = None
+    weights_removed: Count = None
+    accumulator_max: Count = None
+    accumulator_bits: Count = None
+    saturates_without_vnni: bool | None = None
 
 
 class Bits(_Part):

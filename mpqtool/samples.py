@@ -29,6 +29,8 @@ def input_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
     """
     shapes = {}
     for value in model.graph.inputs:
+        if value.is_initializer():  # it has a number of its own: nobody feeds it
+            continue
         if value.shape is None:
             raise ModelError(f"Input {value.name!r} of the model has no shape; export it with one")
         shapes[str(value.name)] = tuple(size if isinstance(size, int) else None for size in value.shape)

@@ -24,6 +24,23 @@ def test_features(tmp_path: pathlib.Path, flags: str, present: set[str]) -> None
     assert {name for name, there in health.cpu_features(cpuinfo).items() if there} == present
 
 
+@pytest.mark.parametrize(
+    ("machine", "features", "has"),
+    [
+        ("x86_64", {"avx2": True, "avx512_vnni": False, "avx_vnni": False, "amx": False}, False),
+        ("x86_64", {"avx2": True, "avx512_vnni": False, "avx_vnni": True, "amx": False}, True),
+        ("AMD64", dict.fromkeys(("avx2", "avx512_vnni", "avx_vnni", "amx")), False),
+        ("arm64", dict.fromkeys(("avx2", "avx512_vnni", "avx_vnni", "amx")), True),
+    ],
+)
+def test_has_vnni(
+    monkeypatch: pytest.MonkeyPatch, machine: str, features: dict[str, bool | None], has: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(health, "cpu_features", lambda path: features)
+    assert health.has_vnni() is has
+
+
 def test_features_unknown(tmp_path: pathlib.Path) -> None:
     assert set(health.cpu_features(tmp_path / "none").values()) == {None}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["echo_json", "echo_table", "json_option", "number", "numbers", "size"]
+__all__ = ["echo_json", "echo_table", "json_option", "number", "numbers", "size", "sizes", "vnni_option"]
 
 import json
 import re
@@ -17,6 +17,15 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output."
     )(function)
+
+
+def vnni_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--vnni`` and ``--no-vnni``."""
+    return click.option(
+        "--vnni/--no-vnni", default=None,
+        help="Keep all weights int8, which saturates on CPUs without VNNI; or make a file that is exact on "
+        "every CPU.  [default: as this CPU is]",
+    )(function)  # fmt: skip
 
 
 def echo_json(value: object) -> None:
@@ -54,6 +63,17 @@ def size(text: str | tuple[int, int]) -> tuple[int, int]:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a size; write 32x32 for height and width.")
     return int(match[1]), int(match[2] or match[1])
+
+
+def sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Read ``x=1,3,48,192``, once per input: the shape of each by name."""
+    found = {}
+    for text in texts:
+        match = re.fullmatch(r"(.+)=(\d+(?:,\d+)*)", text.strip())
+        if match is None:
+            raise click.BadParameter(f"{text!r} is not the shape of an input; write NAME=1,3,48,192.")
+        found[match[1]] = tuple(int(part) for part in match[2].split(","))
+    return found
 
 
 def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:

@@ -37,10 +37,19 @@ def _show(found: dict[str, Any]) -> None:
                     number(row["weights"]),
                     _widths(row["weight_bits"]),
                     number(row["activation_bits"]),
+                    number(row.get("accumulator_bits")),
                 )
                 for row in layers
             ],
-            header=("layer", "operator", "MACs", "weights", "kernels by width", "input bits"),
+            header=(
+                "layer",
+                "operator",
+                "MACs",
+                "weights",
+                "kernels by width",
+                "input bits",
+                "accumulator bits",
+            ),
         )
         click.echo()
     bits, cost, sizes, nodes = (found[key] for key in ("bits", "cost", "bytes", "nodes"))
@@ -60,6 +69,12 @@ def _show(found: dict[str, Any]) -> None:
     ]
     echo_table(rows)
     click.echo("operators: " + ", ".join(f"{op} {count}" for op, count in found["operators"].items()))
+    removed = sum(row.get("weights_removed", 0) for row in layers)
+    if removed:
+        click.echo(f"removed with kernels of 0 bits: {number(removed)} weights")
+    risky = [row["name"] for row in layers if row.get("saturates_without_vnni")]
+    if risky:
+        click.echo(f"can saturate on CPUs without VNNI: {', '.join(risky)}")
     for island in nodes["islands"]:
         click.echo(f"float island: {island['op']} {island['name']!r}: {island['reason']}")
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import rich_click as click
 
-from mpqtool.options import METHODS, QuantizeOptions
+from mpqtool.options import LOWER, METHODS, QuantizeOptions
+from mpqtool.passes.targets import TARGETS
 
-from .common import echo_json, echo_table, json_option, number, numbers, size
+from .common import echo_json, echo_table, json_option, number, numbers, size, vnni_option
 
 _Command = Callable[..., Any]
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(QuantizeOptions)}
@@ -57,6 +58,9 @@ def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Com
 @_option("lr", type=float, help="Peak learning rate.")
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
 @_option("resume", is_flag=True, help="Go on from the checkpoint in the run directory.")
+@_option("target", type=click.Choice(list(TARGETS)), help="What it is to run on; see `mpqtool lower --help`.")
+@_option("lower", type=click.Choice(LOWER), help="In integers: what can be, or what is faster so here.")
+@vnni_option
 @json_option
 def command(model: str, as_json: bool, **options: Any) -> None:
     """Quantize the float ONNX file MODEL: learn bit-widths, fine-tune, lower to integers, verify.

@@ -20,7 +20,7 @@ from mpqtool.coverage import LoweredLayers
 from mpqtool.errors import ModelError
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits.onnx"
-COMMANDS = ("quantize", "lower", "verify", "inspect", "export", "report", "doctor")
+COMMANDS = ("quantize", "lower", "verify", "inspect", "bench", "export", "report", "doctor")
 
 
 def _run(*arguments: str) -> Any:
@@ -83,7 +83,9 @@ def test_lower_reports_sizes_and_what_stays_float(
     source, target = tmp_path / "q.onnx", tmp_path / "i.onnx"
     source.write_bytes(bytes(1500))
 
-    def lower(qdq: str, out: str, *, target: str) -> pathlib.Path:
+    def lower(qdq: str, out: str, *, target: str, **options: Any) -> pathlib.Path:
+        assert options["lower"] == "full"
+        assert options["vnni"] is None
         pathlib.Path(out).write_bytes(bytes(500))
         return pathlib.Path(out)
 
@@ -101,6 +103,36 @@ def test_lower_reports_sizes_and_what_stays_float(
     assert said[1] == "float: Conv 'c': its bias is computed"
     assert [line.startswith("warning: less than half") for line in said[2:]] == [True] * warned
     assert "500 bytes (QDQ: 1,500)" in _run("lower", str(source), "-o", str(target)).stdout
+
+
+def test_lower_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    given: dict[str, Any] = {}
+
+    def lower(qdq: str, out: str, **options: Any) -> pathlib.Path:
+        given.update(options)
+        raise ModelError("stop")
+
+    monkeypatch.setattr(mpqtool.api, "lower", lower)
+    arguments = ("--lower", "fastest", "--no-vnni", "--threads", "2", "--size", "x=1,3,8,8")
+    assert _run("lower", "q.onnx", "-o", "i.onnx", *arguments).exit_code == 1
+    assert (given["lower"], given["vnni"], given["threads"]) == ("fastest", False, 2)
+    assert given["sizes"] == {"x": (1, 3, 8, 8)}
+    assert _run("lower", "q.onnx", "-o", "i.onnx", "--size", "8x8").exit_code == 2
+
+
+def test_bench_shows_times_and_what_onnx_runtime_did() -> None:
+    shown = _run("bench", str(EXAMPLE), "--threads", "1", "--rounds", "2", "--batch", "3")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.splitlines()[0].split() == ["file", "ms", "x", "digits.onnx", "bytes"]
+    assert "1 thread(s), 2 rounds, cpu" in shown.stdout
+    found = json.loads(_run("bench", str(EXAMPLE), "--rounds", "1", "--json").stdout)
+    assert found["files"][0]["ratio"] == 1
+    assert found["files"][0]["quantized"] is False
+
+
+def test_bench_asks_for_files_that_are_there() -> None:
+    assert _run("bench").exit_code == 2
+    assert _run("bench", "none.onnx").stderr == "mpqtool: Cannot read 'none.onnx': no such file.\n"
 
 
 def test_inspect_shows_layers_and_sums() -> None:
