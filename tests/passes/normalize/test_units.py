@@ -89,8 +89,7 @@ def test_go_all_the_way(exported: ir.Model, feeds: dict[str, NDArray[Any]], tmp_
 
     save_model(lower(load_model(qdq_file)), int_file)
     integer = load_model(int_file)
-    assert [op for op in ops(integer) if op in _UNITS] == _UNITS
-    assert inspect(int_file)["operators"]["Silu"] == 1
+    assert not inspect(int_file)["nodes"]["islands"]
     results = [run_onnx(integer, feeds, level=level) for level in ("disabled", "basic", "extended", "all")]
     for result in results[1:]:
         assert_equivalent(results[0], result, rtol=0, atol=0)
