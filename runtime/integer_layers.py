@@ -22,6 +22,8 @@ _INTEGER = {("", "QLinearConv"): "Conv", (CONTRIB, "QGemm"): "Gemm"}
 _BIAS = {("", "QLinearConv"): 8, (CONTRIB, "QGemm"): 6}
 _OF_TARGETS = {"Conv": "Conv", "Gemm": "Gemm", "MatMulInteger": "Gemm"}
 """What stands for the operators above in files for other targets, if it has the note of a weight."""
+_ZERO = np.zeros(1, np.int64)
+_FOLDED = "mpqtool.folded"
 _BETWEEN = ("Cast", "Gather", "Slice", "Sub", "Transpose")
 """What stands between such an operator and codes."""
 
@@ -39,12 +41,13 @@ def rows(model: ir.Model) -> list[cost.Layer]:
 def stored(model: ir.Model) -> int:
     """Bytes of every initializer that holds or describes weights, each once."""
     held: dict[str, ir.Value] = {}
-    for node in model.graph:
-        for value in _weights(node):
-            unpack = value.producer() if value is not None else None
-            for source in (value,) if unpack is None else unpack.inputs:
-                if source is not None and source.is_initializer():
-                    held[str(source.name)] = source
+    waiting = [value for node in model.graph for value in _weights(node)]
+    while waiting:
+        value = waiting.pop()
+        if value is not None and value.is_initializer():
+            held[str(value.name)] = value
+        elif value is not None and (node := value.producer()) is not None:  # computed while loading
+            waiting.extend(node.inputs)
     return sum(numbers.nbytes for value in held.values() if (numbers := array(value)) is not None)
 
 
@@ -81,31 +84,64 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
 
 def _sums(node: ir.Node, held: NDArray[Any], highest: int) -> dict[str, Any]:
     """What is known of the accumulators, by the codes of the weight and the range of the input."""
-    place = _BIAS.get((node.domain, node.op_type))
-    if place is None:
-        return {}
-    bias = node.inputs[place] if len(node.inputs) > place else None
-    x_zero, zero = array(node.inputs[2]), array(node.inputs[5])
-    added = np.zeros(len(held), np.int64) if bias is None else array(bias)
-    if x_zero is None or zero is None or added is None:
+    x_zero, zero, bias = _of_target(node) if is_op(node, *_OF_TARGETS) else _of_integers(node)
+    if x_zero is None or zero is None or bias is None:
         return {}
     codes, low = held.astype(np.int64) - int(zero.reshape(-1)[0]), -int(x_zero.reshape(-1)[0])
+    added = np.broadcast_to(bias.astype(np.int64).reshape(-1), len(held))
+    in_float = is_op(node, "Conv", "Gemm")
     return {
         "accumulator": arithmetic.accumulator_bound(codes, added, low, max(highest + low, 0)),
-        "saturates": held.dtype == np.int8 and arithmetic.pair_saturates(codes, highest),
+        "saturates": not in_float and held.dtype == np.int8 and arithmetic.pair_saturates(codes, highest),
     }
+
+
+def _of_integers(node: ir.Node) -> tuple[NDArray[Any] | None, ...]:
+    """Zero points of input and weight, and the bias; None where one is no constant."""
+    place = _BIAS[node.domain, node.op_type]
+    bias = node.inputs[place] if len(node.inputs) > place else None
+    return array(node.inputs[2]), array(node.inputs[5]), _ZERO if bias is None else array(bias)
+
+
+def _of_target(node: ir.Node) -> tuple[NDArray[Any] | None, ...]:
+    """The same of what stands for it in files for other targets."""
+    if is_op(node, "MatMulInteger"):
+        sums = [use.node for use in node.outputs[0].uses() if is_op(use.node, "Add")]
+        return array(node.inputs[2]), array(node.inputs[3]), array(sums[0].inputs[1]) if sums else _ZERO
+    bias = array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None:  # there is none, or it is added to the parts of the sum in float64
+        rounded = [use.node for use in node.outputs[0].uses()]
+        added = any(is_op(use.node, "Cast") for step in rounded for use in step.outputs[0].uses())
+        bias = None if added else _ZERO
+    return _centered_by(node.inputs[0]), _ZERO, bias
+
+
+def _centered_by(value: ir.Value | None) -> NDArray[Any] | None:
+    """The zero point that is taken from the codes a layer gets as real numbers."""
+    node = value.producer() if value is not None else None
+    while node is not None and is_op(node, *_BETWEEN):
+        if str(node.outputs[0].name).endswith(metadata.SUFFIX):
+            break
+        if is_op(node, "Sub"):
+            return array(node.inputs[1])
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return _ZERO
 
 
 def _codes(value: ir.Value | None) -> NDArray[Any] | None:
     """The codes of a weight as a layer takes them, unpacked if need be; None if they are no constant."""
     node = value.producer() if value is not None else None
-    if node is None or node.domain != metadata.DOMAIN:
+    if value is None or node is None:
         return array(value)
-    inputs = [array(source) for source in node.inputs]
-    if any(numbers is None for numbers in inputs):
-        return None
-    codes: NDArray[Any] = OPERATORS[node.domain, node.op_type](node, inputs)
-    return codes
+    if _FOLDED not in value.meta:
+        run, inputs = OPERATORS.get((node.domain, node.op_type)), [_codes(source) for source in node.inputs]
+        known = run is not None and all(numbers is not None for numbers in inputs)
+        made = run(node, inputs) if run is not None and known else None
+        results = made if isinstance(made, tuple) else (made,)
+        for output, numbers in zip(node.outputs, results, strict=False):  # one stream holds many weights
+            output.meta[_FOLDED] = numbers
+    return value.meta.get(_FOLDED)
 
 
 def _operands(node: ir.Node) -> tuple[str | None, ir.Value | None, ir.Value | None]:

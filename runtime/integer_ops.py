@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mpqtool.passes import arithmetic
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.lower.pack import unpack_codes, unpack_widths
-from mpqtool.passes.lower.unpack import UNPACK, UNPACK_MIXED
+from mpqtool.passes.lower.pack import arrange, codes_of, unpack_fields
+from mpqtool.passes.lower.unpack import ARRANGE, FIELDS, UNPACK
 from mpqtool.passes.metadata import DOMAIN
 from mpqtool.passes.plan import Grid
 
@@ -62,6 +62,26 @@ def _qlinear_conv(node: ir.Node, inputs: list[Any]) -> Array:
         group=node.attributes.get_int("group", 1),
         **_spatial(node, x, list(weight.shape[2:])),
     )
+
+
+def _conv(node: ir.Node, inputs: list[Any]) -> Any:
+    """In float32: of integers, as lowering writes them, the sums are exact."""
+    x, weight, bias = (*inputs, None)[:3]
+    if x.dtype != np.float32:
+        return NotImplemented
+    window = _spatial(node, x, list(weight.shape[2:]))
+    acc: Array = kernels.correlate(
+        x, 0, weight, np.float32, group=node.attributes.get_int("group", 1), **window
+    )
+    return acc if bias is None else acc + bias.reshape(-1, *[1] * (weight.ndim - 2))
+
+
+def _conv_integer(node: ir.Node, inputs: list[Any]) -> Array:
+    x, weight, x_zero, w_zero = (*inputs, None, None)[:4]
+    codes, zero = _signed(weight, w_zero), int(one(x_zero))
+    window = _spatial(node, x, list(weight.shape[2:]))
+    group = node.attributes.get_int("group", 1)
+    return kernels.correlate(x, zero, codes, np.float64, group=group, **window).astype(np.int32)
 
 
 def _qgemm(node: ir.Node, inputs: list[Any]) -> Array:
@@ -123,13 +143,15 @@ def _cast(node: ir.Node, inputs: list[Any]) -> Array:
     return cast
 
 
+def _constant_of_shape(node: ir.Node, inputs: list[Any]) -> Array:
+    value = node.attributes.get("value")
+    return np.full(inputs[0], np.float32(0) if value is None else value.as_tensor().numpy().reshape(-1)[0])
+
+
 def _unpack(grid: Grid) -> NodeRun:
     def run(node: ir.Node, inputs: list[Any]) -> Array:
-        data, widths, *kernels, shape, zero = inputs
-        bits = unpack_widths(widths, kernels[0], int(shape[0])) if kernels else widths
-        codes = unpack_codes(data, bits, [int(size) for size in shape], grid).astype(np.int16)
-        shifted: Array = (codes + zero.astype(np.int16)).astype(zero.dtype)
-        return shifted
+        data, width, count = inputs
+        return codes_of(unpack_fields(data, int(one(width)), int(one(count))), int(one(width)), grid)
 
     return run
 
@@ -138,6 +160,8 @@ OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
     ("", "QLinearConv"): _qlinear_conv,
+    ("", "Conv"): _conv,
+    ("", "ConvInteger"): _conv_integer,
     (CONTRIB, "QGemm"): _qgemm,
     (CONTRIB, "QLinearAdd"): _qlinear_add,
     (CONTRIB, "QLinearGlobalAveragePool"): _average,
@@ -152,11 +176,15 @@ OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "Div"): lambda node, inputs: inputs[0] / inputs[1],
     ("", "Max"): lambda node, inputs: functools.reduce(np.maximum, inputs),
     ("", "Round"): lambda node, inputs: np.rint(inputs[0]),
+    ("", "BitwiseXor"): lambda node, inputs: inputs[0] ^ inputs[1],
+    ("", "ConstantOfShape"): _constant_of_shape,
     ("", "Identity"): lambda node, inputs: inputs[0],
     ("", "Flatten"): lambda node, inputs: inputs[0].reshape(
         int(np.prod(inputs[0].shape[: node.attributes.get_int("axis", 1)])), -1
     ),
-    **{(DOMAIN, names[grid]): _unpack(grid) for names in (UNPACK, UNPACK_MIXED) for grid in Grid},
+    **{(DOMAIN, name): _unpack(grid) for grid, name in UNPACK.items()},
+    (DOMAIN, FIELDS): lambda node, inputs: unpack_fields(inputs[0], int(one(inputs[1])), int(one(inputs[2]))),
+    (DOMAIN, ARRANGE): lambda node, inputs: arrange(*inputs),
     **move_ops.OPERATORS,
     **product_ops.OPERATORS,
     **table_ops.OPERATORS,

@@ -1,11 +1,12 @@
-"""Store weight codes as one stream of bits."""
+"""Store weight codes as streams of bits."""
 
 from __future__ import annotations
 
-__all__ = ["PackWeightsPass", "pack_codes", "pack_widths", "unpack_codes", "unpack_widths"]
+__all__ = ["PackWeightsPass", "arrange", "codes_of", "fields_of", "pack_fields", "unpack_fields"]
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,148 +17,243 @@ from .. import metadata
 from ..constants import constant
 from ..errors import ModelError
 from ..plan import Grid
-from ..values import array, is_op
-from .build import zero_point
-from .unpack import UNPACK, UNPACK_MIXED, unpack_functions
+from ..values import array, is_op, unused_name
+from .unpack import ARRANGE, FIELDS, UNPACK, unpack_functions
 
 logger = logging.getLogger(__name__)
 
+_UNSIGNED_ZERO = 128
+_KERNELS = "kernels"
+"""The streams that say which kernels have which width."""
+
 
 class PackWeightsPass(ir.passes.InPlacePass):
-    """Replace the int8 codes of a weight with ``Unpack(data, width, shape, zero)``.
+    """Replace the codes of all weights with streams of bits, one for every width that kernels have.
 
-    The data hold each weight in as many bits as its kernel has. Where kernels differ in width it is
-    ``UnpackMixed(data, widths, kernels, shape, zero)``: ``widths`` are the different ones, and ``kernels``
-    has for each kernel, in one to four bits, which of them it is. Both are model-local functions of
-    standard operators, so that every runtime can read the file; ONNX Runtime computes them once, while
-    loading.
+    A stream holds the kernels of one width of all weights, one behind the other, each code in ``width``
+    bits. ``Unpack(data, width, count)`` expands it, and Split cuts it up again. A weight whose kernels
+    differ in width is put together from several streams, sorted by width, and ``Arrange(codes, kernels,
+    shape)`` brings the kernels into order: ``kernels`` has for each, in one to four bits, which of the widths
+    of the weight it has; these are streams too. So the number of nodes grows by a few for each weight,
+    which is what loading takes time for. The functions are model-local, of standard operators, so that every
+    runtime can read the file; ONNX Runtime computes all of it once, while loading.
 
-    A weight is left alone if its widths are not noted, all of them are 8, or the stream with what
-    describes it is not smaller than the codes.
+    A weight is left alone if its widths are not noted, all of them are 8, or what is stored would not be
+    smaller than the codes.
 
     Raises:
         ModelError: A code is not on the grid that is noted for its kernel.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        packed = sum(_pack(model, node) for node in list(model.graph))
-        if packed:
-            logger.info("Packed %d weights", packed)
-        return ir.passes.PassResult(model, modified=bool(packed))
+        weights = list({id(w.value): w for w in map(_weight, model.graph) if w is not None}.values())
+        if not weights:
+            return ir.passes.PassResult(model, modified=False)
+        streams: dict[tuple[str, int], list[NDArray[Any]]] = {}
+        for weight in weights:
+            for key, numbers in weight.parts():
+                streams.setdefault(key, []).append(numbers)
+        nodes: list[ir.Node] = []
+        parts = {key: iter(_unpack(model.graph, key, streams[key], nodes)) for key in sorted(streams)}
+        for weight in weights:
+            values = {key: next(parts[key]) for key, _ in weight.parts()}
+            _put_together(model.graph, weight, values, nodes)
+        model.graph.insert_before(next(iter(model.graph)), nodes)
+        for function in unpack_functions({node.op_type for node in nodes if node.domain}):
+            model.functions.setdefault(function.identifier(), function)
+        model.graph.opset_imports.setdefault(metadata.DOMAIN, 1)
+        logger.info("Packed %d weights", len(weights))
+        return ir.passes.PassResult(model, modified=True)
 
 
-def pack_codes(codes: NDArray[np.generic], bits: Sequence[int], grid: Grid) -> NDArray[np.uint8]:
-    """The bit stream of weight codes ``(kernels, ...)``.
+@dataclasses.dataclass(frozen=True)
+class _Weight:
+    """Codes to be packed: ``codes`` without their zero point, ``(kernels, elements)``."""
 
-    The kernels are sorted by width, those of one width stay in order; those of 0 bits take none. Each
-    width begins anew and fills whole groups of 8 fields, ``width`` bytes each. The unsigned field of a
-    code is ``(code + 2**b - 1) / 2`` on the odd grid below 8 bits, else ``code + 2**(b - 1)``.
+    value: ir.Value
+    codes: NDArray[np.int16]
+    bits: NDArray[np.int64]
+    grid: Grid
+    shape: tuple[int, ...]
+    is_unsigned: bool
+
+    @property
+    def widths(self) -> list[int]:
+        """The different widths."""
+        return sorted(set(self.bits.tolist()))
+
+    @property
+    def kernels(self) -> NDArray[np.uint8]:
+        """Which of ``widths`` each kernel has."""
+        return np.searchsorted(self.widths, self.bits).astype(np.uint8)
+
+    def parts(self) -> Iterator[tuple[tuple[str, int], NDArray[Any]]]:
+        """What it adds to which stream: codes by width, and the widths of the kernels, as fields."""
+        for width in self.widths:
+            if width:
+                kind = self.grid.value if width < 8 else Grid.SIGNED.value
+                yield (kind, width), fields_of(self.codes[self.bits == width].ravel(), width, self.grid)
+        if len(self.widths) > 1:
+            yield (_KERNELS, (len(self.widths) - 1).bit_length()), self.kernels
+
+
+def fields_of(codes: NDArray[np.integer[Any]], width: int, grid: Grid) -> NDArray[np.uint8]:
+    """The unsigned field of each code.
+
+    ``(code + 2**b - 1) / 2`` on the odd grid below 8 bits, else ``code + 2**(b - 1)``.
     """
-    integers, widths = np.asarray(codes, np.int16), np.array(bits)
-    streams = [np.zeros(0, np.uint8)]
-    for width in sorted(set(bits) - {0}):
-        chosen = integers[widths == width].ravel()
-        odd = grid is Grid.ODD and width < 8
-        field = (chosen + (1 << width) - 1) // 2 if odd else chosen + (1 << (width - 1))
-        streams.append(pack_fields(field, width))
-    return np.concatenate(streams)
+    wide, odd = codes.astype(np.int16), grid is Grid.ODD and width < 8
+    fields = (wide + (1 << width) - 1) // 2 if odd else wide + (1 << (width - 1))
+    return fields.astype(np.uint8)
 
 
-def unpack_codes(
-    data: NDArray[np.uint8], bits: NDArray[np.integer[Any]], shape: Sequence[int], grid: Grid
-) -> NDArray[np.int8]:
-    """The codes of a bit stream; ``pack_codes`` backwards, written apart from the ONNX function.
-
-    Args:
-        data: The stream.
-        bits: One width per kernel, or one for all.
-        shape: Of the weight.
-        grid: Which integers the codes are.
-    """
-    kernels, size = int(shape[0]), int(np.prod(shape[1:], dtype=np.int64))
-    widths = np.broadcast_to(bits, (kernels,)).astype(int)
-    codes, start = np.zeros((kernels, size), np.int16), 0
-    for width in sorted(set(widths.tolist()) - {0}):
-        chosen = np.flatnonzero(widths == width)
-        length = -(-len(chosen) * size // 8) * width
-        fields = unpack_fields(data[start : start + length], width, len(chosen) * size)
-        codes[chosen] = fields.reshape(len(chosen), size)
-        odd = grid is Grid.ODD and width < 8
-        codes[chosen] = 2 * codes[chosen] - (2**width - 1) if odd else codes[chosen] - 2 ** (width - 1)
-        start += length
-    return codes.reshape(tuple(shape)).astype(np.int8)
+def codes_of(fields: NDArray[np.integer[Any]], width: int, grid: Grid) -> NDArray[np.int8]:
+    """``fields_of`` backwards."""
+    wide, odd = fields.astype(np.int16), grid is Grid.ODD and width < 8
+    codes: NDArray[np.int16] = 2 * wide - (2**width - 1) if odd else wide - 2 ** (width - 1)
+    return codes.astype(np.int8)
 
 
-def pack_fields(fields: NDArray[np.integer[Any]], width: int) -> NDArray[np.uint8]:
+def pack_fields(fields: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """Unsigned integers of ``width`` bits, least significant bit first, filled up to groups of 8."""
-    bits = np.unpackbits(fields.astype(np.uint8)[:, None], axis=1, count=width, bitorder="little").ravel()
-    return np.packbits(np.pad(bits, (0, -len(bits) % (8 * max(width, 1)))), bitorder="little")
+    bits = np.unpackbits(fields[:, None], axis=1, count=width, bitorder="little").ravel()
+    return np.packbits(np.pad(bits, (0, -len(bits) % (8 * width))), bitorder="little")
 
 
 def unpack_fields(data: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint8]:
     """``pack_fields`` backwards."""
-    if width == 0:
-        return np.zeros(count, np.uint8)
     bits = np.unpackbits(data, bitorder="little")[: count * width].reshape(count, width)
     return np.packbits(bits, axis=1, bitorder="little")[:, 0]
 
 
-def pack_widths(bits: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The different widths, and for each kernel which of them it has, as a stream of fields."""
-    # Fields of 0 bits could not be counted out again: if there are no others, 1 bit is listed beside.
-    widths = np.unique(np.array(bits if any(bits) else [*bits, 1], np.uint8))
-    return widths, pack_fields(np.searchsorted(widths, bits), (len(widths) - 1).bit_length())
+def arrange(codes: NDArray[np.int8], kernels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.int8]:
+    """Kernels that are sorted by width, in their own order.
+
+    Args:
+        codes: Those of all kernels, flat.
+        kernels: Rank of the width of each kernel.
+        shape: Of the weight.
+    """
+    rows = codes.reshape(len(kernels), -1)
+    result = np.empty_like(rows)
+    result[np.argsort(kernels, kind="stable")] = rows
+    return result.reshape(tuple(shape))
 
 
-def unpack_widths(widths: NDArray[np.uint8], kernels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """The width of each kernel; ``pack_widths`` backwards."""
-    return widths[unpack_fields(kernels, (len(widths) - 1).bit_length(), count)]
-
-
-def _pack(model: ir.Model, node: ir.Node) -> bool:
+def _weight(node: ir.Node) -> _Weight | None:
+    """The weight of a node, if it is to be packed."""
     noted = node.metadata_props.get(metadata.WEIGHT_BITS)
     alone = is_op(node, "Cast", "Transpose")  # of KeepFloatPass, and of targets that have other operators
-    if noted is None or (len(node.inputs) < 6 and not alone):
-        return False
-    value = node.inputs[0 if alone else 3]
-    stored, offset = array(value), _own_offset(value) if alone else array(node.inputs[5])
-    bits = metadata.from_digits(noted)
-    if value is None or stored is None or offset is None or set(bits) == {8}:
-        return False
+    at = 0 if alone else 1 if is_op(node, "ConvInteger") else 3
+    if noted is None or (len(node.inputs) < at + 3 and not alone):
+        return None
+    value = node.inputs[at]
+    stored, offset = array(value), _own_offset(value) if alone else array(node.inputs[at + 2])
+    bits = np.array(metadata.from_digits(noted))
+    if value is None or stored is None or offset is None or set(bits.tolist()) == {8}:
+        return None
+    zero = int(offset.reshape(-1)[0])
+    flat = stored.reshape(len(stored), -1).astype(np.int16) - np.int16(zero)
     grid = Grid(node.metadata_props[metadata.GRID])
-    codes_of = stored.astype(np.int64) - int(offset.reshape(-1)[0])
-    data = pack_codes(codes_of, bits, grid)
-    if not np.array_equal(unpack_codes(data, np.array(bits), stored.shape, grid), codes_of):
+    weight = _Weight(value, flat, bits, grid, stored.shape, zero == _UNSIGNED_ZERO)
+    if not all(_are_on_grid(flat[bits == width], width, grid) for width in weight.widths):
         raise ModelError(
             f"Cannot pack weight {node.metadata_props[metadata.WEIGHT]!r}: it holds codes that kernels of "
             f"the noted widths cannot have on the {grid} grid. The file was changed by hand; make it again."
         )
-    widths, kernels = pack_widths(bits)
-    shape = np.array(stored.shape, np.int16 if max(stored.shape) < 2**15 else np.int64)
-    if data.nbytes + widths.nbytes + kernels.nbytes + shape.nbytes >= stored.nbytes:
-        return False
-    graph, name = model.graph, node.metadata_props[metadata.WEIGHT]
-    inputs = [constant(graph, f"{name}.packed", data), constant(graph, f"{name}.widths", widths)]
-    if len(widths) > 1:
-        inputs.append(constant(graph, f"{name}.kernels", kernels))
-    inputs.append(constant(graph, "shape." + "x".join(map(str, stored.shape)), shape))
-    inputs.append(zero_point(graph, offset.reshape(-1)[0]))
-    function = (UNPACK_MIXED if len(widths) > 1 else UNPACK)[grid]
-    unpack = ir.node(function, inputs, domain=metadata.DOMAIN, name=f"{value.name}.unpack")
-    codes = unpack.outputs[0]
-    codes.type, codes.shape = value.type, value.shape
-    value_name = str(value.name)
-    value.replace_all_uses_with(codes)
-    del graph.initializers[value_name]
-    codes.name = value_name
-    graph.insert_before(next(iter(graph)), unpack)
-    for needed in unpack_functions(function):
-        model.functions.setdefault(needed.identifier(), needed)
-    graph.opset_imports.setdefault(metadata.DOMAIN, 1)
-    return True
+    needed = sum(-(-len(numbers) * width // 8) + 8 for (_, width), numbers in weight.parts())
+    return weight if needed + 8 * stored.ndim < stored.nbytes else None
+
+
+def _are_on_grid(codes: NDArray[np.int16], width: int, grid: Grid) -> bool:
+    if width == 0:
+        return not codes.any()
+    kept = fields_of(codes, width, grid) & ((1 << width) - 1)
+    return np.array_equal(codes_of(kept, width, grid), codes)
+
+
+def _unpack(
+    graph: ir.Graph, key: tuple[str, int], parts: Sequence[NDArray[Any]], nodes: list[ir.Node]
+) -> Sequence[ir.Value]:
+    """Write a stream into the graph, and the nodes that expand it and cut it into its parts."""
+    kind, width = key
+    fields = np.concatenate(parts)
+    name = f"{kind}{width}"
+    if width == 8:  # whole bytes: int8 as they are
+        whole = constant(graph, f"{name}.packed", codes_of(fields, 8, Grid.SIGNED))
+    else:
+        function = FIELDS if kind == _KERNELS else UNPACK[Grid(kind)]
+        inputs = [
+            constant(graph, f"{name}.packed", pack_fields(fields, width)),
+            constant(graph, f"width{width}", np.array([width], np.uint8)),
+            constant(graph, f"fields{len(fields)}", np.array([len(fields)], _small(len(fields)))),
+        ]
+        dtype = ir.DataType.UINT8 if kind == _KERNELS else ir.DataType.INT8
+        whole = _node(graph, nodes, function, inputs, name, dtype, domain=metadata.DOMAIN)
+    if len(parts) == 1:
+        return [whole]
+    sizes = constant(graph, f"{name}.sizes", np.array([len(part) for part in parts]))
+    split = ir.node("Split", [whole, sizes], {"axis": 0}, num_outputs=len(parts), name=f"{name}.split")
+    nodes.append(split)
+    for index, output in enumerate(split.outputs):
+        output.name = unused_name(graph, f"{name}.{index}")
+        output.type = whole.type
+    return split.outputs
+
+
+def _put_together(
+    graph: ir.Graph, weight: _Weight, values: dict[tuple[str, int], ir.Value], nodes: list[ir.Node]
+) -> None:
+    """Write the nodes that make a weight of its parts, and let them take its place."""
+    old, int8 = weight.value, ir.DataType.INT8
+    name = str(old.name)
+    found = [value for (kind, _), value in values.items() if kind != _KERNELS]
+    if 0 in weight.widths:
+        count = int((weight.bits == 0).sum()) * weight.codes.shape[1]
+        shape = constant(graph, f"count{count}", np.array([count]))
+        zero = ir.tensor(np.zeros(1, np.int8))
+        found.insert(0, _node(graph, nodes, "ConstantOfShape", [shape], f"{name}.zeros", int8, value=zero))
+    codes = (
+        found[0] if len(found) == 1 else _node(graph, nodes, "Concat", found, f"{name}.sorted", int8, axis=0)
+    )
+    kernels = next((value for (kind, _), value in values.items() if kind == _KERNELS), None)
+    named = "x".join(map(str, weight.shape))
+    if kernels is None:
+        shape = constant(graph, f"shape.{named}", np.array(weight.shape))
+        codes = _node(graph, nodes, "Reshape", [codes, shape], f"{name}.shaped", int8)
+    else:
+        sizes = constant(graph, f"sizes.{named}", np.array(weight.shape, _small(max(weight.shape))))
+        inputs = [codes, kernels, sizes]
+        codes = _node(graph, nodes, ARRANGE, inputs, f"{name}.arranged", int8, domain=metadata.DOMAIN)
+    if weight.is_unsigned:  # the byte of code + 128 is that of the code with its first bit turned over
+        u8 = ir.DataType.UINT8
+        codes = _node(graph, nodes, "Cast", [codes], f"{name}.bytes", u8, to=u8.value)
+        first_bit = constant(graph, "byte128", np.array(_UNSIGNED_ZERO, np.uint8))
+        codes = _node(graph, nodes, "BitwiseXor", [codes, first_bit], f"{name}.unsigned", u8)
+    codes.shape = old.shape
+    old.replace_all_uses_with(codes)
+    del graph.initializers[name]
+    codes.name = name
+
+
+def _node(
+    graph: ir.Graph, nodes: list[ir.Node], op: str, inputs: Sequence[ir.Value], name: str, dtype: ir.DataType,
+    *, domain: str = "", **attributes: Any,
+) -> ir.Value:  # fmt: skip
+    node = ir.node(op, inputs, attributes, domain=domain)
+    value = node.outputs[0]
+    value.name = node.name = unused_name(graph, name)
+    value.type = ir.TensorType(dtype)
+    nodes.append(node)
+    return value
+
+
+def _small(number: int) -> type[np.signedinteger[Any]]:
+    """A type that holds the number in few bytes; what is read once is cast then."""
+    return np.int16 if number < 2**15 else np.int64
 
 
 def _own_offset(value: ir.Value | None) -> NDArray[np.generic]:
     """The zero point of codes that no operator says, by their type: see ``GuardSaturationPass``."""
     unsigned = value is not None and value.dtype is ir.DataType.UINT8
-    return np.array([128], np.uint8) if unsigned else np.zeros(1, np.int8)
+    return np.array([_UNSIGNED_ZERO if unsigned else 0], np.uint8)

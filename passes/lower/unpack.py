@@ -1,9 +1,10 @@
-"""The ONNX functions that expand bit streams to weight codes."""
+"""The ONNX functions that expand streams of bits to weight codes."""
 
 from __future__ import annotations
 
-__all__ = ["FIELDS", "UNPACK", "UNPACK_MIXED", "unpack_functions"]
+__all__ = ["ARRANGE", "FIELDS", "UNPACK", "unpack_functions"]
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,30 @@ from ..plan import Grid
 FIELDS = "UnpackFields"
 """The function that expands fields of one width; those of codes call it."""
 UNPACK = {Grid.ODD: "UnpackOdd", Grid.SIGNED: "UnpackSigned"}
-"""The function that expands the codes of a grid, where all kernels have one width."""
-UNPACK_MIXED = {Grid.ODD: "UnpackOddMixed", Grid.SIGNED: "UnpackSignedMixed"}
-"""The function that expands the codes of a grid, where widths differ from kernel to kernel."""
+"""The function that expands codes of one width on a grid."""
+ARRANGE = "Arrange"
+"""The function that brings kernels, sorted by width, into their own order."""
 
 _WIDTHS = range(9)
 
 
-def unpack_functions(name: str) -> list[ir.Function]:
-    """A function of ``UNPACK`` or ``UNPACK_MIXED``, and what it calls.
+def unpack_functions(names: Collection[str]) -> list[ir.Function]:
+    """The functions of these names, and what they call.
 
-    ``codes + zero = Unpack(data, width, shape, zero)`` of one ``width``, uint8 ``(1,)``, and
-    ``codes + zero = UnpackMixed(data, widths, kernels, shape, zero)``; see ``pack.py`` for the streams.
-    ``shape`` is an integer vector, ``zero`` the zero point of the codes, whose type the result takes: int8
-    or uint8.
-
-    Whatever is as large as the weight is made of uint8: ONNX Runtime holds all of it until the file is
-    loaded. ``2 * field + 129 - 2**b`` (odd grid below 8 bits) and ``field + 128 - 2**(b - 1)`` are
-    ``code + 128``, in 0 to 255.
+    See ``pack.py`` for the streams. Whatever is as large as the weight is made of bytes: ONNX Runtime holds
+    all of it until the file is loaded.
     """
-    for grid in Grid:
-        if name == UNPACK[grid]:
-            return [_fields(), _uniform(grid)]
-        if name == UNPACK_MIXED[grid]:
-            return [_fields(), _mixed(grid)]
-    raise ValueError(f"name must be one of UNPACK or UNPACK_MIXED, got {name!r}")
+    made = [_codes(grid) for grid in Grid if UNPACK[grid] in names]
+    if made or FIELDS in names:
+        made.insert(0, _fields())
+    return [*made, *([_arrange()] if ARRANGE in names else [])]
 
 
 def _fields() -> ir.Function:
     """``fields = UnpackFields(data, width, count)``: uint8 ``(count,)``; 8 fields are ``width`` bytes."""
-    data, width, count = (ir.Value(name=name) for name in ("d", "w", "n"))
+    data, small, fields = (ir.Value(name=name) for name in ("d", "w", "n"))
     body = _Body()
+    width, count = body("Cast", small, to=_I64), body("Cast", fields, to=_I64)
     start = body("Mul", body.const(list(range(8))), width)
     shift = body("Cast", body("Mod", start, body.const(8)), to=_U8)
     at = body("Div", start, body.const(8))
@@ -60,66 +54,46 @@ def _fields() -> ir.Function:
     mask = body("BitShift", body.byte(255), unused, direction="RIGHT")
     field = body("BitwiseAnd", body("BitwiseOr", low, high), mask)
     result = body("Slice", body("Reshape", field, body.const([-1])), body.const([0]), count)
-    return body.function(FIELDS, [data, width, count], result)
+    return body.function(FIELDS, [data, small, fields], result)
 
 
-def _uniform(grid: Grid) -> ir.Function:
-    data, width, shape, zero = (ir.Value(name=name) for name in ("d", "w", "s", "z"))
+def _codes(grid: Grid) -> ir.Function:
+    """``codes = Unpack(data, width, count)``: int8 ``(count,)``, of 1 to 7 bits.
+
+    ``2 * field + 129 - 2**b`` (odd grid) and ``field + 128 - 2**(b - 1)`` are ``code + 128``, in 0 to 255;
+    that is the byte of the code with its first bit turned over.
+    """
+    data, width, count = (ir.Value(name=name) for name in ("d", "w", "n"))
     body = _Body()
-    wide, dims = body("Cast", width, to=_I64), body("Cast", shape, to=_I64)
-    fields = body(FIELDS, data, wide, body("ReduceProd", dims, keepdims=1))
-    return body.function(
-        UNPACK[grid], [data, width, shape, zero], _codes(body, grid, fields, wide, dims, zero)
-    )
-
-
-def _mixed(grid: Grid) -> ir.Function:
-    data, widths, kernels, shape, zero = (ir.Value(name=name) for name in ("d", "w", "k", "s", "z"))
-    body = _Body()
-    dims = body("Cast", shape, to=_I64)
-    count = body("Slice", dims, body.const([0]), body.const([1]))
-    size = body("Div", body("ReduceProd", dims, keepdims=1), count)
-    needed = body.const([max(n - 1, 0).bit_length() for n in range(len(_WIDTHS) + 1)])
-    index = body(FIELDS, kernels, body("Gather", needed, body("Shape", widths)), count)
-    width = body("Gather", widths, body("Cast", index, to=_I32))
-    column = body("Unsqueeze", body("Cast", width, to=_I64), body.const([1]))
-
-    # (kernels, 9): which width a kernel has. The stream holds the kernels by width, then in order.
-    has = body("Cast", body("Equal", column, body.const(list(_WIDTHS))), to=_I64)
-    of_width = body("ReduceSum", has, body.const([0]), keepdims=0)
-    before = body("CumSum", of_width, body.const(0), exclusive=1)
-    place = body("Add", body("CumSum", has, body.const(0), exclusive=1), before)
-    rank = body("ReduceSum", body("Mul", has, place), body.const([1]), keepdims=0)
-
-    counts = body("Mul", of_width, size)
-    blocks = body("Div", body("Add", counts, body.const(7)), body.const(8))
-    parts = body.split(data, body("Mul", blocks, body.const(list(_WIDTHS))), len(_WIDTHS))
-    each = body.split(counts, None, len(_WIDTHS))
-    groups = [body("Expand", body.byte(0), each[0])]
-    groups += [body(FIELDS, parts[w], body.const([w]), each[w]) for w in _WIDTHS[1:]]
-    rows = body("Reshape", body("Concat", *groups, axis=0), body("Concat", count, size, axis=0))
-    fields = body("Gather", rows, rank)
-    result = _codes(body, grid, fields, column, dims, zero)
-    return body.function(UNPACK_MIXED[grid], [data, widths, kernels, shape, zero], result)
-
-
-def _codes(
-    body: _Body, grid: Grid, fields: ir.Value, width: ir.Value, dims: ir.Value, zero: ir.Value
-) -> ir.Value:
-    """``code + zero``, of fields and the widths that are along their first axis."""
+    fields = body(FIELDS, data, width, count)
     if grid is Grid.ODD:
-        doubled = body("Gather", body.constant(np.array([0, *[1] * 7, 0], np.uint8)), width)
-        fields = body("BitShift", fields, doubled, direction="LEFT")
-        offsets = [129 - 2**b if b < 8 else 0 for b in _WIDTHS]
+        fields = body("BitShift", fields, body.byte(1), direction="LEFT")
+        offsets = [(129 - 2**b) % 256 for b in _WIDTHS]
     else:
         offsets = [128, *(128 - 2 ** (b - 1) for b in _WIDTHS[1:])]
-    offset = body("Gather", body.constant(np.array(offsets, np.uint8)), width)
+    offset = body("Gather", body.constant(np.array(offsets, np.uint8)), body("Cast", width, to=_I64))
     above = body("Add", fields, offset)  # code + 128
-    flipped = body("BitwiseXor", above, body("Sub", body.byte(128), body("Cast", zero, to=_U8)))
-    return body("Reshape", body("CastLike", flipped, zero), dims)
+    result = body("Cast", body("BitwiseXor", above, body.byte(128)), to=_I8)
+    return body.function(UNPACK[grid], [data, width, count], result)
 
 
-_U8, _I32, _I64 = (t.value for t in (ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.INT64))
+def _arrange() -> ir.Function:
+    """``codes = Arrange(sorted, kernels, shape)``, int8; see ``pack.arrange``.
+
+    The first TopK sorts the kernels by width, the earlier first where these are equal: its indices say
+    which kernel stands where. The second turns that round: where each kernel stands.
+    """
+    codes, kernels, shape = (ir.Value(name=name) for name in ("c", "k", "s"))
+    body = _Body()
+    count = body("Shape", kernels)
+    order = body.top_k(body("Cast", kernels, to=_I64), count)
+    rank = body.top_k(order, count)
+    rows = body("Reshape", codes, body("Concat", count, body.const([-1]), axis=0))
+    result = body("Reshape", body("Gather", rows, rank), body("Cast", shape, to=_I64))
+    return body.function(ARRANGE, [codes, kernels, shape], result)
+
+
+_U8, _I8, _I64 = (t.value for t in (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.INT64))
 
 
 class _Body:
@@ -133,11 +107,11 @@ class _Body:
         self.nodes.append(ir.node(op, inputs, attributes, domain=DOMAIN if op == FIELDS else ""))
         return self.nodes[-1].outputs[0]
 
-    def split(self, value: ir.Value, sizes: ir.Value | None, parts: int) -> tuple[ir.Value, ...]:
-        attributes = {"num_outputs": parts} if sizes is None else {}
-        node = ir.node("Split", [value] if sizes is None else [value, sizes], attributes, num_outputs=parts)
+    def top_k(self, keys: ir.Value, count: ir.Value) -> ir.Value:
+        """The indices that sort the keys, smallest first."""
+        node = ir.node("TopK", [keys, count], {"largest": 0}, num_outputs=2)
         self.nodes.append(node)
-        return tuple(node.outputs)
+        return node.outputs[1]
 
     def constant(self, array: Any) -> ir.Value:
         key = (str(array.dtype), array.shape, array.tobytes())

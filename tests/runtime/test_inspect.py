@@ -14,7 +14,7 @@ from graphs import calibrated, normal, quantized, residual_cnn
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.values import add_initializer, array, set_array
-from mpqtool.runtime.inspect import inspect
+from mpqtool.runtime.inspect import _kind, inspect
 
 WEIGHTS = {"w0": 4 * 2 * 9, "w1": 8 * 4 * 9, "w2": 8 * 4, "w3": 5 * 8}
 MACS = {"w0": WEIGHTS["w0"] * 64, "w1": WEIGHTS["w1"] * 4, "w2": WEIGHTS["w2"] * 4, "w3": WEIGHTS["w3"]}
@@ -71,12 +71,9 @@ def test_an_integer_file_counts_its_nodes_and_bytes(paths: dict[str, pathlib.Pat
     assert facts["nodes"] == {"integer": 14, "float": 0, "mac_share_integer": 1.0, "islands": []}
     held = ir.load(paths["int"]).graph.initializers
     named = {n: v.const_value.nbytes for n, v in held.items() if v.const_value is not None}
-    described = [f"{w}.{part}" for w in WEIGHTS for part in ("packed", "widths", "kernels")] + [
-        "zero_int8",
-        "zero_uint8",
-    ]
-    stored = sum(named.get(name, 0) for name in described)
-    stored += sum(size for name, size in named.items() if name.startswith("shape."))
+    describing = (".packed", ".sizes")
+    starts = ("shape.", "sizes.", "width", "fields", "count")
+    stored = sum(size for name, size in named.items() if name.endswith(describing) or name.startswith(starts))
     plain = sum(named.get(f"{w}.codes", 0) + named.get(f"{w}.codes_u8", 0) for w in WEIGHTS)
     assert facts["bytes"]["weights_stored"] == stored + plain
 
@@ -93,6 +90,31 @@ def test_the_largest_accumulator_is_proved(paths: dict[str, pathlib.Path]) -> No
         assert rows[name]["accumulator_max"] == np.abs(sums).max()
         assert 2 ** (rows[name]["accumulator_bits"] - 2) <= np.abs(sums).max()
         assert np.abs(sums).max() < 2 ** (rows[name]["accumulator_bits"] - 1)
+
+
+@pytest.mark.parametrize("target", ["standard", "cuda"])
+def test_accumulators_are_the_same_for_every_target(
+    tmp_path: pathlib.Path, paths: dict[str, pathlib.Path], target: str
+) -> None:
+    ir.save(lower(ir.load(paths["qdq"]), target=target), tmp_path / "other.onnx")
+    wanted, found = (inspect(path)["bits"]["layers"] for path in (paths["int"], tmp_path / "other.onnx"))
+
+    assert [row["accumulator_max"] for row in found] == [row["accumulator_max"] for row in wanted]
+    assert [row["saturates_without_vnni"] for row in found] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("op", "kind"),
+    [
+        ("QLinearMul", "int"), ("QLinearSigmoid", "int"), ("QGemm", "int"), ("MatMulInteger", "int"),
+        ("DequantizeLinear", "qdq"), ("Mul", "float"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_tool_is_known_by_its_operators(op: str, kind: str) -> None:
+    node = ir.node(op, [], domain="com.microsoft")
+    graph = ir.Graph([], [], nodes=[node], opset_imports={"": 21, "com.microsoft": 1})
+
+    assert _kind(ir.Model(graph, ir_version=10)) == kind
 
 
 @pytest.mark.parametrize(

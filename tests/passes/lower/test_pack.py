@@ -15,18 +15,13 @@ from onnx_text import ops
 
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import ModelError
-from mpqtool.passes.lower.pack import (
-    PackWeightsPass,
-    pack_codes,
-    pack_widths,
-    unpack_codes,
-    unpack_widths,
-)
-from mpqtool.passes.lower.unpack import UNPACK, UNPACK_MIXED, unpack_functions
-from mpqtool.passes.metadata import DOMAIN
+from mpqtool.passes.lower.pack import PackWeightsPass, pack_fields, unpack_fields
+from mpqtool.passes.metadata import DOMAIN, GRID, WEIGHT, WEIGHT_BITS, digits
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
 from mpqtool.passes.values import array
+from mpqtool.runtime import integer_layers
+from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
 
 
@@ -49,55 +44,49 @@ def _weights(draw: st.DrawFn) -> tuple[np.ndarray, list[int], Grid]:
     return _codes(np.random.default_rng(draw(st.integers(0, 99))), shape, bits, grid), bits, grid
 
 
-@given(_weights())
-def test_numpy_unpacks_what_was_packed(weights: tuple[np.ndarray, list[int], Grid]) -> None:
-    codes, bits, grid = weights
+@given(st.integers(1, 8), st.lists(st.integers(0, 255), min_size=1, max_size=30))
+def test_numpy_unpacks_what_was_packed(width: int, numbers: list[int]) -> None:
+    fields = np.array(numbers) % 2**width
 
-    data = pack_codes(codes, bits, grid)
-    widths, kernels = pack_widths(bits)
+    data = pack_fields(fields.astype(np.uint8), width)
 
-    owed = sum(b * codes[0].size for b in bits) / 8
-    assert owed <= len(data) <= owed + sum(set(bits))  # each width ends with a whole group of 8 weights
-    np.testing.assert_array_equal(unpack_widths(widths, kernels, len(bits)), bits)
-    np.testing.assert_array_equal(unpack_codes(data, np.array(bits), codes.shape, grid), codes)
+    assert len(data) == -(-len(fields) // 8) * width
+    np.testing.assert_array_equal(unpack_fields(data, width, len(fields)), fields)
 
 
-def _unpack_model(
-    codes: np.ndarray, bits: list[int], grid: Grid, zero: np.generic
-) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    widths, kernels = pack_widths(bits)
-    values = {
-        "data": pack_codes(codes, bits, grid),
-        "widths": widths,
-        **({"kernels": kernels} if len(widths) > 1 else {}),
-        "shape": np.array(codes.shape, np.int16),
-        "zero": np.array(zero),
-    }
-    inputs = [
-        ir.Value(name=n, type=ir.TensorType(ir.tensor(v).dtype), shape=ir.Shape(v.shape))
-        for n, v in values.items()
-    ]
-    function = (UNPACK_MIXED if "kernels" in values else UNPACK)[grid]
-    node = ir.node(function, inputs, domain=DOMAIN)
-    output = node.outputs[0]
-    output.name, output.type = "codes", ir.TensorType(ir.tensor(values["zero"]).dtype)
-    output.shape = ir.Shape(codes.shape)
-    graph = ir.Graph(inputs, [output], nodes=[node], opset_imports={"": 21, DOMAIN: 1}, name="unpack")
-    return ir.Model(graph, ir_version=10, functions=unpack_functions(function)), values
+def _model(weights: list[tuple[np.ndarray, list[int], Grid]], zero: int) -> ir.Model:
+    """A graph that gives the codes of weights as float32; they are packed."""
+    nodes, initializers = [], []
+    for index, (codes, bits, grid) in enumerate(weights):
+        stored = (codes.astype(np.int16) + zero).astype(np.uint8 if zero else np.int8)
+        value = ir.Value(name=f"w{index}", const_value=ir.tensor(stored), shape=ir.Shape(stored.shape))
+        value.type = ir.TensorType(ir.tensor(stored).dtype)
+        initializers.append(value)
+        notes = {WEIGHT: f"w{index}", WEIGHT_BITS: digits(bits), GRID: grid.value}
+        node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, metadata_props=notes)
+        node.outputs[0].name, node.outputs[0].type = f"y{index}", ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = ir.Shape(stored.shape)
+        nodes.append(node)
+    outputs = [node.outputs[0] for node in nodes]
+    graph = ir.Graph(
+        [], outputs, nodes=nodes, initializers=initializers, opset_imports={"": 21, DOMAIN: 1}, name="weights"
+    )
+    return ir.Model(graph, ir_version=10)
 
 
 @settings(max_examples=40, deadline=None)
-@given(_weights(), st.sampled_from([np.int8(0), np.uint8(128)]))
-def test_the_onnx_function_unpacks_what_was_packed(
-    weights: tuple[np.ndarray, list[int], Grid], zero: np.generic
+@given(st.lists(_weights(), min_size=1, max_size=3), st.sampled_from([0, 128]), st.sampled_from(list(LEVELS)))
+def test_what_is_packed_is_unpacked_by_every_engine(
+    weights: list[tuple[np.ndarray, list[int], Grid]], zero: int, level: str
 ) -> None:
-    codes, bits, grid = weights
-    model, values = _unpack_model(codes, bits, grid, zero)
+    model = _model(weights, zero)
 
-    found = run_onnx(model, values)["codes"]
+    PackWeightsPass()(model)
+    found, reference = run_onnx(model, {}, level=level), Reference(model).run({})
 
-    assert found.dtype == zero.dtype
-    np.testing.assert_array_equal(found.astype(np.int16) - np.int16(zero), codes)
+    for index, (codes, _, _) in enumerate(weights):
+        np.testing.assert_array_equal(found[f"y{index}"], codes.astype(np.float32) + zero)
+        np.testing.assert_array_equal(reference[f"y{index}"], codes.astype(np.float32) + zero)
 
 
 @pytest.fixture
@@ -131,7 +120,7 @@ def test_packing_changes_no_output(
     result = PackWeightsPass()(plain)
 
     assert result.modified
-    assert ops(result.model).count("UnpackOddMixed") == 4
+    assert ops(result.model).count("Arrange") >= 1
     assert_equivalent(before, run_onnx(result.model, feeds, level=level), rtol=0, atol=0)
 
 
@@ -148,13 +137,14 @@ def test_onnx_runtime_unpacks_while_loading(qdq: ir.Model, tmp_path: pathlib.Pat
 
     kept = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "QLinearConv" in kept
-    assert kept.isdisjoint({"BitShift", "Gather", "CumSum", "Reshape", "Mod", "Split", "Add", "CastLike"})
+    assert kept.isdisjoint({"BitShift", "Gather", "TopK", "Reshape", "Mod", "Split", "Concat", "BitwiseXor"})
 
 
 def test_equal_shapes_and_the_functions_are_stored_once(qdq: ir.Model) -> None:
     model = lower(qdq)
 
-    assert [function.name for function in model.functions.values()] == ["UnpackFields", "UnpackOddMixed"]
+    names = [function.name for function in model.functions.values()]
+    assert names == ["UnpackFields", "UnpackOdd", "Arrange"]
     shapes = [name for name in model.graph.initializers if name.startswith("shape.")]
     assert len(shapes) == len(set(shapes))
     assert model.graph.opset_imports[DOMAIN] == 1
@@ -173,29 +163,45 @@ def test_what_is_stored_is_what_is_owed(
 ) -> None:
     bits = rng.choice(widths, shape[0]).tolist()
     codes = _codes(rng, shape, bits, Grid.ODD)
-    _, values = _unpack_model(codes, bits, Grid.ODD, np.int8(0))
+    model = _model([(codes, bits, Grid.ODD)], 0)
+
+    PackWeightsPass()(model)
 
     owed = -(-sum(b * codes[0].size for b in bits) // 8)
-    assert sum(held.nbytes for held in values.values()) <= 1.03 * owed + 200
+    assert integer_layers.stored(model) <= 1.03 * owed + 200
+    assert integer_layers.stored(model) >= owed
 
 
 def test_no_copy_of_a_weight_is_left_in_the_file(qdq: ir.Model) -> None:
     held = lower(qdq).graph.initializers
 
-    assert sum(name.endswith(".packed") for name in held) == 4
-    others = [array(value) for name, value in held.items() if not name.endswith((".packed", ".kernels"))]
-    assert max(numbers.size for numbers in others) == 16  # what there is for each kernel
+    assert any(name.endswith(".packed") for name in held)
+    packed = [node.outputs[0].name for node in lower(qdq).graph if node.op_type == "Arrange"]
+    assert packed
+    assert not set(packed) & set(held)
+    assert all(array(value).dtype != np.float32 or array(value).size <= 16 for value in held.values())
 
 
-def test_one_width_for_all_kernels_is_stored_once(rng: np.random.Generator) -> None:
+def test_a_stream_holds_all_kernels_of_a_width(rng: np.random.Generator) -> None:
     model = residual_cnn(rng, width=8)
     feeds = {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)}
 
     lowered = lower(quantize(model, calibrated(model, feeds, weight_bits=3)))
 
-    widths = array(lowered.graph.initializers["w1.widths"])
-    assert widths is not None
-    np.testing.assert_array_equal(widths, [3])
+    assert [name for name in lowered.graph.initializers if name.endswith(".packed")] == ["odd3.packed"]
+    assert ops(lowered).count("UnpackOdd") == 1
+
+
+def test_many_weights_add_few_nodes(rng: np.random.Generator) -> None:
+    """ONNX Runtime took two minutes to load 54 weights of 300 nodes each."""
+    bits = [int(b) for b in rng.integers(1, 9, 16)]
+    weights = [(_codes(rng, (16, 8, 3, 3), bits, Grid.ODD), bits, Grid.ODD) for _ in range(50)]
+    model = _model(weights, 0)
+
+    PackWeightsPass()(model)
+
+    of_functions = {function.name: len(function.graph) for function in model.functions.values()}
+    assert sum(of_functions.get(op, 1) for op in ops(model)) <= 8 * 60 + 50 * 20
 
 
 @pytest.mark.parametrize("spoil", ["all-8", "no-notes", "tiny"])
@@ -210,9 +216,10 @@ def test_is_left_alone(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 
     result = PackWeightsPass()(lowered)
 
-    packed = [name for name in result.model.graph.initializers if name.endswith(".packed")]
-    assert "w2.packed" not in packed  # in the tiny network: 8 codes, and 12 bytes to pack them
-    assert bool(packed) is (spoil == "tiny")
+    held = result.model.graph.initializers
+    # In the tiny network there are 8 codes, which packing would not make smaller.
+    assert spoil != "tiny" or "w2.codes" in held
+    assert any(name.endswith(".packed") for name in held) is (spoil == "tiny")
 
 
 def test_second_run_changes_nothing(qdq: ir.Model) -> None:
