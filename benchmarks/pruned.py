@@ -1,6 +1,6 @@
 """How much faster an integer file is without its kernels of 0 bits.
 
-    python benchmarks/pruned.py [--bits 4] [--batch 1 8] [--rounds 100]
+    python -P benchmarks/pruned.py [--bits 4] [--batch 1 8] [--rounds 100]
 
 ResNet-20 at 28x28 with every weight at one width, and with kernels at 0 bits in the layers whose results
 nothing but layers read, the first ones of the residual blocks: a third of their kernels, and so many that a
@@ -15,13 +15,13 @@ import pathlib
 import tempfile
 
 import numpy as np
-from interleaved import seconds, table
 
 import mpqtool
 from mpqtool.passes import metadata, pipelines
 from mpqtool.passes.load import load_model, save_model
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
+from mpqtool.runtime.interleaved import interleaved, table
 from mpqtool.runtime.session import make_session
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         feeds = {"x": np.random.default_rng(0).random((batch, 1, 28, 28), np.float32)}
         things = {label: functools.partial(session.run, None, feeds) for label, session in sessions.items()}
         print(f"\nbatch {batch}, 1 thread")
-        print(table(seconds(things, rounds=arguments.rounds), reference="unpruned"))
+        print(table(interleaved(things, rounds=arguments.rounds), reference="unpruned"))
 
 
 def _with_scales(plan: Plan) -> Plan:

@@ -1,6 +1,6 @@
 """What the import, and what fake quantization, add to a training step.
 
-    python benchmarks/training_step.py [--threads 1] [--rounds 10]
+    python -P benchmarks/training_step.py [--threads 1] [--rounds 10]
 
 ResNet-20 at 28x28, batch 64: a step of the network as it is written in torch, of the same imported from ONNX,
 with W4A8 quantizers, and of the integer simulation that the last epochs train.
@@ -13,7 +13,6 @@ import pathlib
 import tempfile
 
 import torch
-from interleaved import seconds, table
 from torch import nn
 
 import mpqtool
@@ -24,6 +23,7 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.runtime.interleaved import interleaved, table
 from mpqtool.simulate import IntegerSimulation
 from mpqtool.zoo import resnet20
 
@@ -67,7 +67,7 @@ def main() -> None:
         "integer simulation": IntegerSimulation(quantized(import_graph(folded))),
     }
     things = {name: (lambda network=network: step(network)) for name, network in networks.items()}
-    print(table(seconds(things, rounds=arguments.rounds), reference="torch"))
+    print(table(interleaved(things, rounds=arguments.rounds), reference="torch"))
 
 
 if __name__ == "__main__":

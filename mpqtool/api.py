@@ -104,8 +104,8 @@ def lower(
         out: The integer ONNX file; appears whole or not at all.
         target: What it is to run on: ``"cpu"``, ``"standard"`` (operators of ONNX alone, for any runtime) or
             ``"cuda"`` (integers in float32). The integers are the same.
-        lower: ``"full"``: in integers what can be; ``"fastest"``: what is slower so stays float, measured on
-            this machine.
+        lower: ``"full"``: all that can be is integer; ``"fastest"``: what is slower in integers on this
+            machine stays float, for target ``"cpu"``.
         vnni: Whether the file is for CPUs with VNNI only: all weights are int8 then, which saturates on
             others. None: whether this CPU has it.
         threads: Threads of one operator that ``"fastest"`` measures with; None: one per core.
@@ -116,19 +116,21 @@ def lower(
         The path of the integer file.
 
     Raises:
-        OptionError: There is no such target, or no such ``lower``.
+        OptionError: There is no such target, or no such ``lower``; or an option has no effect with these.
         ModelError: The file cannot be read or lowered.
     """
     if target not in TARGETS:
         raise OptionError(f"There is no target {target!r}; targets: {', '.join(TARGETS)}")
+    if lower == "full" and (threads is not None or sizes):
+        raise OptionError("threads and sizes are for lower='fastest' alone, which measures; leave them out")
     from mpqtool.passes import cost
     from mpqtool.passes.load import load_model, save_model
 
     from .lowering import lowered
 
+    model = load_model(qdq)
     if os.path.exists(out) and os.path.samefile(qdq, out):
         raise OptionError(f"{os.fspath(out)!r} is the file that is read; give another one to write to")
-    model = load_model(qdq)
     integer = sum(node.op_type in _INTEGER_LAYERS for node in model.graph)
     if integer and not any(node.op_type in cost.OPERATORS for node in model.graph):
         raise ModelError(
@@ -180,7 +182,7 @@ def verify(
     """
     from mpqtool.passes.load import load_model
     from mpqtool.runtime import verify as engine
-    from mpqtool.runtime.predict import BATCH
+    from mpqtool.runtime.predict import batch_size
 
     from .samples import samples_for
     from .simulate import simulator_from_qdq
@@ -193,13 +195,15 @@ def verify(
         simulate = simulator_from_qdq(against)
     except PassError as error:
         simulate = None
-        reporter.warn(f"the torch simulation is left out of the comparison: {error}")
-    batches = -(-len(split) // BATCH)
-    with reporter.progress(batches, "verify") as progress:
+        first, *others = str(error).splitlines() or [type(error).__name__]
+        more = f" (and {len(others)} more)" if others else ""
+        reporter.warn(f"the torch simulation is left out of the comparison: {first}{more}")
+    size = batch_size(qdq)
+    with reporter.progress(-(-len(split) // size), "verify") as progress:
         return engine.verify(
             int_path,
             against,
-            split.batches(BATCH),
+            split.batches(size),
             simulate=simulate,
             labels=split.labels,
             provider=provider,

@@ -17,6 +17,8 @@ from .errors import CheckpointError
 from .files import replacing
 
 _FILE = "state.safetensors"
+_FORMAT = "2"
+"""Counts up when a network of today would not fit the tensors of before: 2 has offsets of activations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +40,14 @@ def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
     }
     with replacing(folder / _FILE) as fresh:  # one file: tensors and state can never be of different epochs
-        save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state)})
+        save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state), "format": _FORMAT})
 
 
 def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
     """The last whole checkpoint of a run directory, or None if there is none.
 
     Raises:
-        CheckpointError: The file is there but is not a checkpoint.
+        CheckpointError: The file is there but is not a checkpoint, or is of another version.
     """
     path = folder / _FILE
     if not path.exists():
@@ -53,12 +55,18 @@ def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
-            state = json.loads((opened.metadata() or {})["state"])
+            held = opened.metadata() or {}
+            state, version = json.loads(held["state"]), held.get("format", "1")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
             f"Cannot resume from {str(path)!r}: it is not a checkpoint ({error}). "
             "Leave --resume out to start anew."
         ) from None
+    if version != _FORMAT:
+        raise CheckpointError(
+            f"Cannot resume from {str(path)!r}: another version of mpqtool wrote it, in format {version}, "
+            f"allowed {_FORMAT}. Leave --resume out to start anew, or go on with that version."
+        )
     return Checkpoint(tensors, state)
 
 

@@ -56,23 +56,24 @@ def emit(job: Job, finished: Finished) -> Result:
         if main:
             return _emit(job, finished)
     path = job.out / rundir.RESULT
-    if not path.exists():
+    running = time.perf_counter() - job.started
+    if not path.exists() or time.time() - path.stat().st_mtime > running:  # the latter is of an earlier run
         raise VerificationError(f"The main process wrote no {str(path)!r}; what it says tells why.")
     return Result(path=job.out, result=json.loads(path.read_text(encoding="utf-8")))
 
 
 def _emit(job: Job, finished: Finished) -> Result:
     out = job.out
-    for name in (rundir.PLAN, rundir.QDQ, rundir.INT, rundir.RESULT, rundir.REPORT):
-        (out / name).unlink(missing_ok=True)  # from here on nothing in it is of an earlier run
     with job.timed("lower"):
-        write_text(out / rundir.PLAN, finished.plan.to_json())
         qdq = pipelines.quantize(finished.model, finished.plan)
-        save_model(qdq, out / rundir.QDQ)
         integer = lowered(
             qdq, path=str(out / rundir.QDQ), reporter=job.reporter, target=job.options.target,
             lower=job.options.lower, vnni=job.options.vnni, sizes=_one_sample(job, finished),
         )  # fmt: skip
+        for name in (rundir.PLAN, rundir.QDQ, rundir.INT, rundir.RESULT, rundir.REPORT):
+            (out / name).unlink(missing_ok=True)  # from here on nothing in it is of an earlier run
+        write_text(out / rundir.PLAN, finished.plan.to_json())
+        save_model(qdq, out / rundir.QDQ)
     with replacing(out / rundir.INT) as unproved, job.timed("verify"):
         save_model(integer, unproved)
         proof = _verify(job, finished.simulation, unproved)
@@ -163,7 +164,8 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         verify=Verification(
             passed=proof.passed, provider=proof.provider, codes_compared=proof.codes_compared,
             codes_different=proof.codes_different, qdq_max_lsb=proof.qdq_max_lsb, qdq_rate=proof.qdq_rate,
-            top1_agreement=proof.top1_agreement,
+            top1_agreement=proof.top1_agreement, local_max_lsb=proof.local_max_lsb,
+            local_rate=proof.local_rate, local_left_out=proof.local_left_out,
         ),
         nodes=Nodes(**facts["nodes"]),
         history=finished.history,

@@ -49,6 +49,9 @@ def export_onnx(
 ) -> pathlib.Path:
     """Write a torch network as ONNX: normal form, BatchNormalization kept, any number of samples.
 
+    ConvTranspose and MatMul of rank 3 and more stay what they are, as this file is to run in float;
+    ``quantize`` rewrites them.
+
     Initializers have the names of the parameters, of those that share one tensor the first name. A
     parameter that is not in the file under its name, since ``forward`` does not use it or torch writes it
     in another form (LSTM, weight_norm), is named in a warning. The input has the name of the parameter of
@@ -89,7 +92,7 @@ def export_onnx(
     try:
         traced = _trace(module.eval(), shape)
         _share(traced.graph, module)
-        plain = _plain(normalize(traced, parameters=module.state_dict()))
+        plain = _plain(normalize(traced, parameters=module.state_dict(), for_integers=False))
     finally:
         for part, training in modes.items():
             part.training = training

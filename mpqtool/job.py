@@ -38,6 +38,8 @@ from .reporter import Reporter
 from .samples import input_shapes
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
+_AFTER_TRAINING = ("target", "lower", "vnni")
+"""Options of the integer file alone: a run may go on with others."""
 
 
 @dataclasses.dataclass
@@ -95,7 +97,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit: the model, and the options that change numbers."""
         options = dataclasses.asdict(self.options)
-        for name in ("out", "resume", "data"):
+        for name in ("out", "resume", "data", *_AFTER_TRAINING):
             options.pop(name)
         options["data"] = self.data.spec
         options["plan"] = None if self.options.plan is None else self.plan.to_json()

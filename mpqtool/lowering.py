@@ -5,17 +5,22 @@ from __future__ import annotations
 __all__ = ["lowered"]
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from mpqtool.passes import metadata, pipelines
+from mpqtool.passes import cost, metadata, pipelines
 from mpqtool.passes.values import array
+from mpqtool.runtime import integer_layers
 
 from .errors import OptionError
 from .health import has_vnni
 from .options import LOWER
 from .reporter import Reporter
+
+if TYPE_CHECKING:
+    from .fastest.choose import Choice
 
 
 def lowered(
@@ -48,7 +53,7 @@ def lowered(
     if lower not in LOWER:
         raise OptionError(f"There is no lower={lower!r}; allowed: {', '.join(LOWER)}")
     here = has_vnni()
-    layers: dict[str, str] = {}
+    choice: Choice | None = None
     if lower == "fastest":
         if target != "cpu":
             raise OptionError(
@@ -64,15 +69,37 @@ def lowered(
             vnni=here if vnni is None else vnni,
             reporter=reporter,
         )
-        layers = choice.float_layers
-        reporter.event("fastest", kept=len(layers), ratio=choice.ratio, full_ratio=choice.full_ratio)
-        reporter.say(
-            f"fastest: {len(layers)} operators stay float; {choice.milliseconds:.3g} ms, {choice.ratio:.2f} "
-            f"of the time in float (all in integers: {choice.full_ratio:.2f})"
-        )
-    result = pipelines.lower(qdq, target=target, vnni=here if vnni is None else vnni, float_layers=layers)
+    result = pipelines.lower(
+        qdq, target=target, vnni=here if vnni is None else vnni,
+        float_layers={} if choice is None else choice.float_layers,
+    )  # fmt: skip
+    if choice is not None:
+        _say_fastest(result, choice, reporter)
     _say_vnni(result, here, reporter)
     return result
+
+
+def _say_fastest(model: ir.Model, choice: Choice, reporter: Reporter) -> None:
+    """Say what stays float, what that is worth, and when it was measured."""
+    operators = len(choice.float_layers)
+    rows = {row.name for row in integer_layers.rows(model)}
+    real = [node for node in model.graph if metadata.FLOAT in node.metadata_props]
+    layers = sum(node.op_type in cost.OPERATORS and _name(node.inputs[1]) in rows for node in real)
+    of_before = (
+        f"; measured on {choice.date}, from the cache: delete {str(choice.cached)!r} to measure again"
+        if choice.cached is not None
+        else ""
+    )
+    reporter.event("fastest", kept=operators, ratio=choice.ratio, full_ratio=choice.full_ratio)
+    reporter.say(
+        f"fastest: {layers} of {len(rows)} layers stay float, {_counted(operators, 'operator')} "
+        f"in all; {choice.milliseconds:.3g} ms, {choice.ratio:.2f} of the time of the network without "
+        f"quantization (all in integers: {choice.full_ratio:.2f}){of_before}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _say_vnni(model: ir.Model, here: bool, reporter: Reporter) -> None:
@@ -81,8 +108,8 @@ def _say_vnni(model: ir.Model, here: bool, reporter: Reporter) -> None:
     unsigned = sum(_is_shifted(node.inputs[5]) for node in layers)
     if unsigned:
         reporter.say(
-            f"{unsigned} layers have uint8 weights, as int8 ones could saturate on CPUs without VNNI: exact "
-            "everywhere, but slower (--vnni: int8, for CPUs with VNNI only)"
+            f"uint8 weights in {_counted(unsigned, 'layer')}, as int8 could saturate on CPUs without VNNI: "
+            "exact everywhere, but slower (--vnni: int8, for CPUs with VNNI only)"
         )
     if metadata.VNNI in model.metadata_props:
         text = "sums of int8 weights could saturate on CPUs without VNNI, where the file gives other numbers"
@@ -90,6 +117,10 @@ def _say_vnni(model: ir.Model, here: bool, reporter: Reporter) -> None:
             reporter.say(f"{text} (--no-vnni: exact everywhere, but slower)")
         else:
             reporter.warn(f"{text}, and this CPU has none: use --no-vnni")
+
+
+def _name(value: ir.Value | None) -> str | None:
+    return None if value is None else value.name
 
 
 def _is_shifted(zero: ir.Value | None) -> bool:

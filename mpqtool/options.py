@@ -66,7 +66,8 @@ class QuantizeOptions:
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
         target: What the integer file is to run on, of ``passes.targets.TARGETS``.
-        lower: ``full``: in integers what can be; ``fastest``: what is slower so on this machine stays float.
+        lower: ``full``: all that can be is integer; ``fastest``: what is slower in integers on this machine
+            stays float.
         vnni: Whether the integer file is for CPUs with VNNI only; None: whether this one has it.
 
     Raises:
@@ -103,6 +104,10 @@ class QuantizeOptions:
             raise OptionError(f"There is no target {self.target!r}; targets: {', '.join(TARGETS)}")
         if self.lower not in LOWER:
             raise OptionError(f"There is no lower={self.lower!r}; allowed: {', '.join(LOWER)}")
+        if self.lower == "fastest" and self.target != "cpu":
+            raise OptionError(
+                f"lower='fastest' measures files for target 'cpu', got {self.target!r}; leave one out"
+            )
         start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
         if any(bits != int(bits) for bits in start):
             raise OptionError(f"start_bits are uniform, so whole numbers, got {self.start_bits!r}")

@@ -114,7 +114,10 @@ class Bytes(_Part):
 
 
 class Verification(_Part):
-    """Whether torch, numpy and ONNX Runtime gave the same integers, and how far QDQ is from them."""
+    """Whether torch, numpy and ONNX Runtime gave the same integers, and how far QDQ is from them.
+
+    The last three are of layers on the same inputs; see ``runtime.local``.
+    """
 
     passed: bool | None = None
     provider: str | None = None
@@ -123,6 +126,9 @@ class Verification(_Part):
     qdq_max_lsb: Count = None
     qdq_rate: Number = None
     top1_agreement: Number = None
+    local_max_lsb: Count = None
+    local_rate: Number = None
+    local_left_out: Count = None
 
 
 class Island(_Part):

@@ -5,6 +5,12 @@ convolution. Integers are carried in floating point, which is exact while they a
 or 2**53 (float64, used where the weights cannot prove the former). What QLinearConv rounds is
 rounded here, in the same float32 operations; see ``passes/arithmetic.py``. So the last epochs train the
 very network that is shipped, and ``verify`` holds the emitted file against it.
+
+The simulation is no independent witness of everything. It shares with the numpy reference and with lowering:
+the plan (scales, zero points, widths, offsets, read from the same QDQ file), the numbers of tables and the
+exponentials of Softmax (``passes/functions.py``), the ratios of a sum (``passes/arithmetic.py``), the
+divisors of an AveragePool (``passes/windows.py``) and the normalized graph. An error in one of these is the
+same error everywhere. Where float operators make codes, the simulation goes on from those of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from mpqtool.passes.errors import PlanError
 from mpqtool.passes.load import load_model
 from mpqtool.passes.metadata import NAME, SUFFIX
 from mpqtool.passes.quantize.extract import extract
+from mpqtool.runtime.held import BROKEN, require_qdq
 from mpqtool.runtime.reference import Reference
 
 from .integer_forms import INTEGER_FORMS, Codes, Pending, WeightCodes, as_real, first, quantize
@@ -103,8 +110,18 @@ def simulator_from_qdq(path: str | os.PathLike[str]) -> Simulation:
 
     Raises:
         PassError: A plan cannot say what the file does, as it may be where another tool quantized it.
+        RuntimeFault: It is no QDQ file.
     """
-    qdq = pipelines.canonical_qdq(load_model(path))
+    loaded = load_model(path)
+    require_qdq(loaded, path)
+    try:
+        return _simulator(loaded, path)
+    except BROKEN as error:
+        raise PlanError(f"Cannot simulate {os.fspath(path)!r}: {error}") from error
+
+
+def _simulator(loaded: ir.Model, path: str | os.PathLike[str]) -> Simulation:
+    qdq = pipelines.canonical_qdq(loaded)
     model, plan = extract(qdq)
     ours = any(NAME in node.metadata_props for node in qdq.graph)
     if not ours and not _same_integers(qdq, pipelines.quantize(model, plan)):
@@ -136,11 +153,16 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         result = self._run_node(node)
-        if (
-            isinstance(result, Codes) and "onnx_name" in node.meta
-        ):  # moved codes; a quantizer's have no name here
-            self.quantized[node.meta["onnx_name"]] = result
+        if isinstance(result, Codes) and "onnx_name" in node.meta:  # moved; a quantizer's have no name here
+            return self._codes(node.meta["onnx_name"], result)
         return result
+
+    def _codes(self, name: str, own: Codes) -> Codes:
+        """Note the codes of a value: those that are given, where there are any."""
+        given = self.given.get(name)
+        codes = own if given is None else own.with_centered(given.to(own.centered) - own.zero_point)
+        self.quantized[name] = codes
+        return codes
 
     def _run_node(self, node: fx.Node) -> Any:
         if node.op in ("call_function", "call_method"):
@@ -157,11 +179,7 @@ class _Interpreter(fx.Interpreter):
         if isinstance(module, WeightQuantizer):
             return WeightCodes(module.codes(args[0]), module.scale)
         if isinstance(module, ActivationQuantizer):
-            codes = quantize(args[0], module)
-            if module.name in self.given:
-                codes = codes.with_centered(self.given[module.name].to(codes.centered) - codes.zero_point)
-            self.quantized[module.name] = codes
-            return codes
+            return self._codes(module.name, quantize(args[0], module))
         return super().call_module(target, as_real(args), as_real(kwargs))
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

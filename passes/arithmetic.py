@@ -13,6 +13,7 @@ simulation, the passes, the reference interpreter and ONNX Runtime are all teste
 from __future__ import annotations
 
 __all__ = [
+    "EXACT_BELOW",
     "MAX_SAFE_PAIR",
     "NOTHING",
     "accumulator_bound",
@@ -47,6 +48,9 @@ from .plan import Grid
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
+
+EXACT_BELOW = 2**24
+"""Sums of integers whose magnitudes add up to less are exact in float32, in any order."""
 
 MAX_SAFE_PAIR = 2**15 - 1
 """Largest sum of two uint8 x int8 products that CPUs without VNNI add without saturating."""
@@ -266,7 +270,7 @@ def add_codes(
     """``clamp(rint((a - z_a) * r_a + (b - z_b) * r_b + z_y), low, high)``, the ratios of ``add_ratios``.
 
     With these QLinearAdd equals this on any CPU; with others it rounds between the steps, in an order that
-    depends on the CPU.
+    depends on the CPU. A difference has ``-r_b`` in the place of ``r_b``.
     """
     left = (_f32(a) - np.float32(a_zero)) * _f32(a_ratio)
     right = (_f32(b) - np.float32(b_zero)) * _f32(b_ratio)
@@ -277,7 +281,10 @@ def shift_codes(
     codes: ArrayLike, x_scale: ArrayLike, x_zero: int, shift: ArrayLike, y_scale: ArrayLike, y_zero: int,
     low: int, high: int,
 ) -> NDArray[np.uint8]:  # fmt: skip
-    """Codes plus real constants: ``clamp(rint((x - z_x) * (s_x / s_y) + shift / s_y) + z_y, low, high)``."""
+    """Codes plus real constants: ``clamp(rint((x - z_x) * (s_x / s_y) + shift / s_y) + z_y, low, high)``.
+
+    An offset of the result is taken off the constants before; constants less codes have ``-s_x``.
+    """
     scaled = (_f32(codes) - np.float32(x_zero)) * (_f32(x_scale) / _f32(y_scale))
     real = scaled + _f32(shift) / _f32(y_scale)
     return _clamped(np.rint(real) + np.float32(y_zero), low, high)

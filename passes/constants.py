@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .values import add_initializer, array, names, numbered
+from .values import add_initializer, array, numbered, taken_names
 
 
 def constant(graph: ir.Graph, name: str, numbers: NDArray[Any] | np.generic) -> ir.Value:
@@ -18,7 +18,7 @@ def constant(graph: ir.Graph, name: str, numbers: NDArray[Any] | np.generic) -> 
 
     If the name is taken by another value or another array, ``name_1``, ``name_2``, ... are tried.
     """
-    data, taken = np.asarray(numbers), names(graph)
+    data, taken = np.asarray(numbers), taken_names(graph)
     for candidate in numbered(name):
         if candidate not in taken:
             return add_initializer(graph, candidate, data)

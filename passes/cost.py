@@ -8,7 +8,8 @@ Definitions, with ``o`` a kernel (one output channel's weights):
 - ``BitOPs = sum MACs[o] * B_w[o] * B_a``, ``B_a`` the width of the layer's input.
 - ``C_C = sum MACs[o] * (B_w[o] * B_a + B_w[o] + B_a + log2 M)``, ``M = |W| / O`` the products in one sum.
 - ``B_w,eff``: widths averaged over all weights; those that were removed from a file have 0 bits.
-- ``B_a,eff``: widths averaged over the inputs of layers, the values that weights are multiplied with.
+- ``B_a,eff``: widths averaged over the inputs of layers, the values that weights are multiplied with;
+  in front of a MaxPool or Flatten, where they were quantized.
 - ``WCR = 32 / B_w`` over the layers between the first and the last; ``WCR_true`` over all of them.
 
 Sources: AdaQAT (BitOPs, WCR); IMPQ, equations 6 and 7 (``B_eff``, ``C_C``), where ``N`` counts MACs.
@@ -62,11 +63,11 @@ class Layer:
     Attributes:
         name: Its weight; of a recurrent layer that of the input.
         op: Its operator.
-        input: The value that goes in.
+        input: The value that goes in, or what its codes were taken from.
         macs: Multiply-accumulates at batch 1; None if a size is not known.
         weights: Number of weights.
         kernels: Number of kernels they make.
-        inputs: Number of values that go in, at batch 1; None if a size is not known.
+        inputs: Number of elements of ``input``, at batch 1; None if a size is not known.
         weight_bits: One width per kernel, or one for all.
         activation_bits: Width of the input.
         removed: Number of weights that are gone from the file, with kernels of 0 bits.

@@ -24,7 +24,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"Cannot write {str(path)!r}: it is a folder. Give the name of a file.")
+        reason = "it is a folder. Give the name of a file"
+        error = IsADirectoryError(f"Cannot write {str(path)!r}: {reason}.")
+        error.strerror = reason
+        raise error
     beside = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
         yield beside

@@ -11,6 +11,7 @@ __all__ = [
     "CODES",
     "FLOAT32_SUM",
     "FUNCTIONS",
+    "HARD_SWISH_REACH",
     "hard_swish_gate_scale",
     "hard_swish_reach",
     "outputs",
@@ -32,6 +33,9 @@ Real = NDArray[np.float64]
 
 CODES = 256
 """How many codes a uint8 has; a table has an entry for each."""
+
+HARD_SWISH_REACH = (CODES - 1) // 2
+"""How many codes real 3 may be for HardSwish to be a product of codes, whatever the zero point."""
 
 _SOFTMAX_ONE = 2**16
 """What ``exp(0)`` is in the integer Softmax."""
@@ -150,13 +154,14 @@ def _float32(value: float | str) -> float | str:
 def hard_swish_reach(x_scale: float, x_zero: int) -> int | None:
     """How many codes real 3 is, where HardSwish is a product of codes; None where it is a table.
 
-    If ``s_x`` is ``float32(3 / reach)`` and ``z_x >= reach``, the codes clamped to ``z_x - reach`` ...
-    ``z_x + reach`` stand for ``relu6(x + 3)`` under the zero point ``z_x - reach``. HardSwish is ``x`` times
-    that in steps of ``s_x / 6``.
+    If ``s_x`` is ``float32(3 / reach)``, the codes clamped to ``z_x - reach`` ... ``z_x + reach`` stand for
+    ``relu6(x + 3)`` under the zero point ``z_x - reach``. HardSwish is ``x`` times that in steps of
+    ``s_x / 6``. Where ``z_x < reach``, that zero point is no code; then all of them are raised by
+    ``reach - z_x``, which leaves 0 ... ``2 * reach``, as far as these are codes.
     """
     reach = round(3 / float(x_scale))
     whole = reach > 0 and np.float32(3 / reach) == np.float32(x_scale)
-    return reach if whole and reach <= x_zero else None
+    return reach if whole and reach <= max(x_zero, HARD_SWISH_REACH) else None
 
 
 def hard_swish_gate_scale(x_scale: float) -> np.float32:
@@ -172,9 +177,12 @@ def softmax_exponentials(x_scale: float) -> Float:
 
 
 def softmax_codes(
-    x: ArrayLike, axis: int, x_scale: float, y_scale: float, y_zero: int, low: int, high: int
-) -> NDArray[np.uint8]:
+    x: ArrayLike, axis: int, x_scale: float, y_scale: float, y_zero: int, low: int, high: int,
+    *, offset: float = 0,
+) -> NDArray[np.uint8]:  # fmt: skip
     """Softmax on codes: ``clamp(rint(e / (sum(e) * s_y)) + z_y)`` with ``e = exponentials[max(x) - x]``.
+
+    From what is rounded, ``offset / s_y`` is taken off before.
 
     The sum is exact, whatever its order, and then rounded to float32. Each exponential is off by 0.5 at
     most, so before rounding a result over ``n`` codes is off by ``(n + 1) / 2**17 / s_y`` codes at most:
@@ -183,5 +191,5 @@ def softmax_codes(
     codes = np.asarray(x, np.int64)
     e = softmax_exponentials(x_scale)[codes.max(axis, keepdims=True) - codes]
     total = e.sum(axis, keepdims=True, dtype=np.float64).astype(np.float32)
-    over_scale = e / (total * np.float32(y_scale))
+    over_scale = e / (total * np.float32(y_scale)) - np.float32(offset) / np.float32(y_scale)
     return quantize(over_scale, 1, y_zero, low, high)

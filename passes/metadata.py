@@ -16,6 +16,7 @@ __all__ = [
     "NAME",
     "NEEDED",
     "OFFSET",
+    "PACKED",
     "PADDING",
     "SUFFIX",
     "TARGET",
@@ -34,7 +35,11 @@ __all__ = [
 from collections.abc import Iterable
 
 DOMAIN = "mpqtool"
-"""The domain of the functions that a file of ours carries, in version 1."""
+"""The domain of the functions that a file of ours carries."""
+
+PACKED = 2
+"""The version of that domain in a file with packed weights; it rises with each change to the streams or to
+the functions that unpack them."""
 
 BITS = "mpqtool.bits"
 """On Q and DQ: the width of an activation, or one digit per kernel of a weight. On what lowering makes:

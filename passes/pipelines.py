@@ -5,26 +5,30 @@ from __future__ import annotations
 __all__ = ["canonical_qdq", "fold_batch_norm", "lower", "lower_like", "normalize", "quantize"]
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from . import metadata
 from .errors import ModelError, PassError
 from .lower import lowering_passes
 from .lower.canonical import canonical_passes
 from .lower.keep_float import kept_float
-from .normalize import FoldBatchNormPass, normal_form
+from .normalize import FoldBatchNormPass, InferShapesPass, normal_form
 from .normalize.opset import IR_VERSION, OPSET
 from .plan import Plan
 from .quantize import InsertQdqPass, complete
+from .values import gathered_names
 
 _FLOATS_TO_CONVERT = (ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def normalize(
-    model: ir.Model, *, fold_batch_norm: bool = False, parameters: Collection[str] | None = None
+    model: ir.Model,
+    *,
+    fold_batch_norm: bool = False,
+    parameters: Collection[str] | None = None,
+    for_integers: bool = True,
 ) -> ir.Model:
     """The normal form of a float model: opset 21, one spelling for each layer, constants computed.
 
@@ -36,11 +40,12 @@ def normalize(
             that all other names are the same either way.
         parameters: Names of all parameters, if they are known. A bias of zeros is then kept if it is one of
             them, and else dropped; without, one before BatchNormalization is dropped.
+        for_integers: Whether layers that run in integers only in another form get it; see ``normal_form``.
 
     Raises:
         ModelError: The opset cannot be converted, or the model computes in another float type.
     """
-    result = _run(normal_form(parameters), model.clone())
+    result = _run(normal_form(parameters, for_integers=for_integers), model.clone())
     for value in (*result.graph.inputs, *result.graph.initializers.values()):
         if value.dtype in _FLOATS_TO_CONVERT:
             raise ModelError(
@@ -70,7 +75,7 @@ def quantize(model: ir.Model, plan: Plan) -> ir.Model:
         PlanError: The plan does not fit the model.
     """
     complete_plan = complete(model, plan)
-    return _run(ir.passes.Sequential(InsertQdqPass(complete_plan), ShapeInferencePass()), model.clone())
+    return _run_each([InsertQdqPass(complete_plan), InferShapesPass()], model.clone())
 
 
 def canonical_qdq(model: ir.Model) -> ir.Model:
@@ -78,8 +83,12 @@ def canonical_qdq(model: ir.Model) -> ir.Model:
 
     Args:
         model: QDQ; left as it is.
+
+    Raises:
+        ModelError: The model is an integer file already.
     """
-    return _run(ir.passes.Sequential(*canonical_passes()), model.clone())
+    _refuse_integers(model)
+    return _run_each(canonical_passes(), model.clone())
 
 
 def lower(
@@ -101,12 +110,10 @@ def lower(
             first output.
 
     Raises:
-        PassError: The target is unknown.
+        PassError: The target is unknown, or an operator of ``float_layers``.
+        ModelError: The model is an integer file already.
     """
-    passes = lowering_passes(target, vnni=vnni, float_layers=float_layers)
-    result = _run(ir.passes.Sequential(*passes), model.clone())
-    result.ir_version = IR_VERSION
-    return result
+    return _lower(model, lowering_passes(target, vnni=vnni, float_layers=float_layers))
 
 
 def lower_like(model: ir.Model, integer: ir.Model, *, target: str | None = None) -> ir.Model:
@@ -117,12 +124,37 @@ def lower_like(model: ir.Model, integer: ir.Model, *, target: str | None = None)
         integer: Whose choices they are: for CPUs with VNNI only, and what stays float.
         target: What it is to run on; None: that of the file.
     """
-    return lower(
-        model,
-        target=integer.metadata_props.get(metadata.TARGET, "cpu") if target is None else target,
+    passes = lowering_passes(
+        integer.metadata_props.get(metadata.TARGET, "cpu") if target is None else target,
         vnni=metadata.VNNI in integer.metadata_props,
         float_layers=kept_float(integer),
+        ignore_unknown=True,  # the files may not belong together, which is for the caller to see
     )
+    return _lower(model, passes)
+
+
+def _lower(model: ir.Model, passes: Iterable[ir.passes.PassBase]) -> ir.Model:
+    _refuse_integers(model)
+    result = _run_each(passes, model.clone())
+    result.ir_version = IR_VERSION
+    return result
+
+
+def _refuse_integers(model: ir.Model) -> None:
+    target = model.metadata_props.get(metadata.TARGET)
+    if target is not None:
+        raise ModelError(
+            f"Cannot lower the model: it is an integer file for target {target!r}, allowed QDQ models. "
+            "Lower the QDQ file that it was made of."
+        )
+
+
+def _run_each(passes: Iterable[ir.passes.PassBase], model: ir.Model) -> ir.Model:
+    """Run passes that name values by ``unused_name`` alone: each gathers the names once."""
+    for pass_ in passes:
+        with gathered_names(model.graph):
+            model = _run(ir.passes.Sequential(pass_), model)
+    return model
 
 
 def _run(pass_: ir.passes.PassBase, model: ir.Model) -> ir.Model:

@@ -20,17 +20,18 @@ def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid
     """A plan without numbers: what is quantized, every width the same, scales to be found.
 
     - Weights: of every Conv and Gemm whose weight is an initializer.
-    - Activations: what goes into Conv, Gemm, MatMul, Add, Mul, GlobalAveragePool, AveragePool, Concat,
-      Softmax and the functions of one number (``placement.TABLES``), and what comes out; but the result
-      of a Gemm that none of these uses stays float, and so do the last three where no layer, sum or pool
-      uses them in the end. A Relu or Clip that alone uses a result belongs to it: the value behind is
+    - Activations: what goes into Conv, Gemm, MatMul, Add, Sub, Mul, GlobalAveragePool, AveragePool,
+      Concat, Softmax and the functions of one number (``placement.TABLES``), and what comes out; but the
+      result of a Gemm that none of these uses stays float, and so do the last three where no layer, sum or
+      pool uses them in the end. A Relu or Clip that alone uses a result belongs to it: the value behind is
       the quantized one.
-    - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input. So
-      do Mul and Div by a positive number, times that number.
-    - Add of a constant is quantized like a Mul: where a layer, sum or pool uses the result in the end.
+    - Operators that only move or select codes (``placement.PASS_THROUGH``) share the scale of their input.
+      So do Mul and Div by a positive number, times that number.
+    - Add and Sub of a constant are quantized like a Mul: where a layer, sum or pool uses the result in the
+      end.
 
     Graph inputs get 8 bits, and so does what no layer multiplies. ``zero_point`` is 0 where no value can be
-    negative, else None. The operands and the result of an Add share a ``tie``.
+    negative, else None. The operands and the result of an Add or Sub share a ``tie``.
 
     Args:
         model: Normal form, BatchNormalization folded.

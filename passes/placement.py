@@ -56,7 +56,7 @@ class Placement:
     Attributes:
         weights: Initializers to quantize, in graph order, each once.
         quantized: Activations with a scale of their own, in graph order.
-        ties: For each value that an Add joins to others: the name of the first of them.
+        ties: For each value that an Add or Sub joins to others: the name of the first of them.
         multiplied: Those of ``quantized`` that a layer, or another activation, is multiplied with in a sum
             of products. The width of the others saves nothing.
     """
@@ -83,7 +83,7 @@ class Placement:
             if not is_op(node, "Gemm"):  # a Gemm can give float; others need codes, or ask for them
                 values.append(chain_end(node))
             wanted.update(values)
-            if is_op(node, "Add") and len(values) == 3:
+            if is_op(node, "Add", "Sub") and len(values) == 3:
                 joined.append(values)
         self.quantized = [value for value in all_values(graph) if value in wanted]
         self.ties = _tie(self.quantized, joined)
@@ -135,7 +135,7 @@ def is_quantizable(node: ir.Node) -> bool:
         return is_activation(node.inputs[0])
     if is_op(node, "Softmax") or is_table(node):
         return is_activation(node.inputs[0]) and _is_wanted(node.outputs[0])
-    if not is_op(node, "Add", "Concat", "MatMul", "Mul"):
+    if not is_op(node, "Add", "Concat", "MatMul", "Mul", "Sub"):
         return False
     if _is_shift(node):
         return _is_wanted(node.outputs[0])
@@ -167,10 +167,10 @@ def _is_wanted(value: ir.Value) -> bool:
 
 
 def _is_shift(node: ir.Node) -> bool:
-    """Whether the node adds a constant to an activation."""
+    """Whether the node adds a constant to an activation, or takes one from the other."""
     constants = [numbers for value in node.inputs if (numbers := array(value)) is not None]
     return (
-        is_op(node, "Add")
+        is_op(node, "Add", "Sub")
         and [numbers.dtype for numbers in constants] == [np.float32]
         and any(is_activation(value) for value in node.inputs)
     )

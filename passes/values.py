@@ -21,6 +21,8 @@ __all__ = [
     "replace_value",
     "set_array",
     "stamp",
+    "take_name",
+    "taken_names",
     "text_attribute",
     "unused_name",
 ]
@@ -28,7 +30,7 @@ __all__ = [
 import contextlib
 import itertools
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -99,21 +101,40 @@ def as_row(numbers: NDArray[Any] | None, kernels: int, *, rank: int) -> NDArray[
 
 def unused_name(graph: ir.Graph, name: str) -> str:
     """``name``, or ``name_1``, ``name_2``, ... if a value of the graph has it already."""
-    gathered: set[str] | None = graph.meta.get(_NAMES)
-    taken = names(graph) if gathered is None else gathered
+    taken = taken_names(graph)
     unused = next(candidate for candidate in numbered(name) if candidate not in taken)
-    if gathered is not None:
-        gathered.add(unused)
+    take_name(graph, unused)
     return unused
+
+
+def taken_names(graph: ir.Graph) -> Set[str]:
+    """The names that a new value cannot have; in a block of ``gathered_names``, those of that block."""
+    gathered: set[str] | None = graph.meta.get(_NAMES)
+    if gathered is None:
+        gathered = names(graph)
+        if _NAMES in graph.meta:
+            graph.meta[_NAMES] = gathered
+    return gathered
+
+
+def take_name(graph: ir.Graph, name: str) -> None:
+    """Say that a value is called so, to a block of ``gathered_names``, if there is one."""
+    gathered: set[str] | None = graph.meta.get(_NAMES)
+    if gathered is not None:
+        gathered.add(name)
 
 
 @contextlib.contextmanager
 def gathered_names(graph: ir.Graph) -> Iterator[None]:
     """Let ``unused_name`` look through the graph once in this block, and not for each new name.
 
-    Values that get a name in another way within the block are not seen.
+    Values that get a name in another way within the block are not seen, but where ``take_name`` says so. A
+    block within another goes on with the names of that.
     """
-    graph.meta[_NAMES] = names(graph)
+    if _NAMES in graph.meta:
+        yield
+        return
+    graph.meta[_NAMES] = None  # gathered when somebody asks
     try:
         yield
     finally:
@@ -121,8 +142,11 @@ def gathered_names(graph: ir.Graph) -> Iterator[None]:
 
 
 def names(graph: ir.Graph) -> set[str]:
-    """The names of all values of a graph, initializers too."""
-    return {str(value.name) for value in all_values(graph)} | set(graph.initializers)
+    """The names of all values of a graph, initializers too, and of the graphs in it, which must differ."""
+    found = {str(value.name) for node in graph.all_nodes() for value in node.outputs}
+    for part in (graph, *graph.subgraphs()):
+        found.update(part.initializers, (str(value.name) for value in part.inputs))
+    return found
 
 
 def numbered(name: str) -> Iterator[str]:
@@ -161,9 +185,11 @@ def is_activation(value: ir.Value | None) -> bool:
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """The node that uses the value, if it is used once and is not a graph output."""
+    """The node that uses the value, if it is used once, in its own graph, and is not a graph output."""
     uses = tuple(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

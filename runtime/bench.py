@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["BenchResult", "FileTimes", "bench", "interleaved", "ratio"]
+__all__ = ["BenchResult", "FileTimes", "bench"]
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,14 +19,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mpqtool.passes import metadata
-from mpqtool.passes.load import load_model
+from mpqtool.passes.load import load_model, stored_bytes
 from mpqtool.passes.lower.saturation import saturates
 from mpqtool.passes.values import array
 
 from .errors import RuntimeFault
 from .feeds import random_feeds, shapes
+from .interleaved import interleaved, ratio
 from .optimized import Trace, trace
-from .session import make_session
+from .session import make_session, resolve_provider
 
 Array = NDArray[Any]
 
@@ -37,15 +38,17 @@ class FileTimes:
 
     Attributes:
         path: The file.
-        bytes: Its size.
+        bytes: Its size, the files that hold its external data included.
+        inputs: Shapes by name.
         milliseconds: Median of the rounds.
         ratio: To the first file, the median of the ratios round by round.
         quantized: Whether it holds integers.
         operators: How many of each there are in the graph that ONNX Runtime runs.
-        float_layers: Layers of a quantized file that multiply in float: name and operator.
+        float_layers: Layers of a quantized file that multiply real numbers: name and operator. Those of a
+            file for GPUs, which multiply integers in float, are none.
         layout: Nodes that only change the layout, by operator.
         requantize: Nodes that only go from codes to real numbers, or from one range to another, by operator.
-        share: Of the profiled time: ``float layer``, ``layout``, ``requantize`` and ``other``. A profile
+        share: Of the profiled time: ``float_layer``, ``layout``, ``requantize`` and ``other``. A profile
             adds about a microsecond to each node.
         microseconds: Profiled time by operator, largest first.
         saturating: Layers whose int8 weights could saturate on a CPU without VNNI.
@@ -54,6 +57,7 @@ class FileTimes:
 
     path: str
     bytes: int
+    inputs: dict[str, tuple[int, ...]]
     milliseconds: float
     ratio: float
     quantized: bool
@@ -73,10 +77,9 @@ class BenchResult:
 
     Attributes:
         onnxruntime: Its version.
-        provider: Where the files were run.
+        provider: Where the files were run. What ONNX Runtime made of them is that of the CPU.
         threads: Threads of one operator; None: what ONNX Runtime chooses.
         rounds: How often each file was run, in turn.
-        inputs: Shapes by name, of the first file.
         files: In the order given.
     """
 
@@ -84,36 +87,7 @@ class BenchResult:
     provider: str
     threads: int | None
     rounds: int
-    inputs: dict[str, tuple[int, ...]]
     files: tuple[FileTimes, ...]
-
-
-def interleaved(
-    things: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    on_round: Callable[[], object] | None = None,
-) -> dict[str, list[float]]:
-    """Seconds of each thing: all of them in turn, ``rounds`` times, so that a drifting machine cancels out.
-
-    Each is run once before, to warm up.
-    """
-    for thing in things.values():
-        thing()
-    found: dict[str, list[float]] = {name: [] for name in things}
-    for _ in range(rounds):
-        for name, thing in things.items():
-            began = time.perf_counter()
-            thing()
-            found[name].append(time.perf_counter() - began)
-        if on_round is not None:
-            on_round()
-    return found
-
-
-def ratio(times: Sequence[float], reference: Sequence[float]) -> float:
-    """The median of the ratios round by round: what both have in common cancels out."""
-    return statistics.median(t / r for t, r in zip(times, reference, strict=True))
 
 
 def bench(
@@ -147,14 +121,12 @@ def bench(
     if rounds < 1:
         raise RuntimeFault(f"Cannot take the median of {rounds} rounds, allowed 1 or more. Give more rounds.")
     models = {path: load_model(path) for path in named}
-    feeds = {
-        path: random_feeds(shapes(model, path, batch=batch, sizes=sizes or {}))
-        for path, model in models.items()
-    }
+    feeds = _feeds(models, batch, sizes or {})
     things = {}
+    provider = resolve_provider(named[0], provider)
     for path in named:
         session = make_session(path, provider=provider, threads=threads)
-        things[path] = _runner(session, feeds[path])
+        things[path] = functools.partial(session.run, None, feeds[path])
     try:
         found = interleaved(things, rounds=rounds, on_round=on_round)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
@@ -166,11 +138,11 @@ def bench(
         provider=provider,
         threads=threads,
         rounds=rounds,
-        inputs={name: array.shape for name, array in feeds[named[0]].items()},
         files=tuple(
             _file(
                 path,
                 models[path],
+                feeds[path],
                 _trace(path, models[path], feeds[path], threads),
                 found[path],
                 found[named[0]],
@@ -180,17 +152,41 @@ def bench(
     )
 
 
+def _feeds(
+    models: Mapping[str, ir.Model], batch: int, sizes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, Array]]:
+    """Inputs of each file; a size is for the files that have an input of this name, at least one."""
+    names = {
+        path: {str(value.name) for value in model.graph.inputs if not value.is_initializer()}
+        for path, model in models.items()
+    }
+    all_names = set().union(*names.values())
+    unknown = sorted(sizes.keys() - all_names)
+    if unknown:
+        raise RuntimeFault(
+            f"No file has an input {unknown[0]!r}, allowed {', '.join(map(repr, sorted(all_names)))}. "
+            "Give the size of one of these."
+        )
+    return {
+        path: random_feeds(
+            shapes(model, path, batch=batch, sizes={n: s for n, s in sizes.items() if n in names[path]})
+        )
+        for path, model in models.items()
+    }
+
+
 def _trace(path: str, model: ir.Model, feeds: dict[str, Array], threads: int | None) -> Trace:
     exact = {str(node.name) for node in model.graph if metadata.EXACT in node.metadata_props}
     return trace(path, feeds, exact=exact, threads=threads)
 
 
-def _runner(session: ort.InferenceSession, feeds: dict[str, Array]) -> Callable[[], object]:
-    return lambda: session.run(None, feeds)
-
-
 def _file(
-    path: str, model: ir.Model, traced: Trace, times: Sequence[float], reference: Sequence[float]
+    path: str,
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    traced: Trace,
+    times: Sequence[float],
+    reference: Sequence[float],
 ) -> FileTimes:
     quantized = any(re.match("Q(uantize)?Linear|QGemm|.*Integer", node.op_type) for node in model.graph)
     quantized = quantized or any(metadata.WEIGHT in node.metadata_props for node in model.graph)
@@ -207,15 +203,16 @@ def _file(
 
     return FileTimes(
         path=path,
-        bytes=os.path.getsize(path),
+        bytes=stored_bytes(path),
+        inputs={name: x.shape for name, x in feeds.items()},
         milliseconds=1000 * statistics.median(times),
         ratio=ratio(times, reference),
         quantized=quantized,
         operators=dict(collections.Counter(step.op for step in traced.steps).most_common()),
-        float_layers=tuple((s.name, s.op) for s in traced.steps if s.kind == "float layer" and quantized),
+        float_layers=tuple((s.name, s.op) for s in traced.steps if s.kind == "float_layer" and quantized),
         layout=count("layout"),
         requantize=count("requantize"),
-        share={kind: by_kind[kind] / total for kind in ("float layer", "layout", "requantize", "other")},
+        share={kind: by_kind[kind] / total for kind in ("float_layer", "layout", "requantize", "other")},
         microseconds={op: round(us, 1) for op, us in by_operator.most_common()},
         saturating=_saturating(model, traced),
         needs_vnni=metadata.VNNI in model.metadata_props,

@@ -22,7 +22,8 @@ def shapes(
     """Type and shape of each input; ``sizes`` come first, then what the model says, then ``batch``.
 
     Raises:
-        RuntimeFault: A size is open that is not the first, or one that is given is not that of the model.
+        RuntimeFault: A size is open that is not the first, or one that is given is not that of the model,
+            or below 1.
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     unknown = sorted(sizes.keys() - {str(value.name) for value in inputs})
@@ -36,6 +37,11 @@ def shapes(
         name = str(value.name)
         dims = [d if isinstance(d, int) else None for d in value.shape] if value.shape is not None else []
         given = sizes.get(name, tuple(batch if i == 0 and d is None else d for i, d in enumerate(dims)))
+        if any(size is not None and size < 1 and size not in dims for size in given):
+            raise RuntimeFault(
+                f"Input {name!r} of {path!r} cannot have the shape {','.join(map(str, given))}, allowed "
+                "sizes of 1 or more. Give a larger batch or --size."
+            )
         fits = len(given) == len(dims) and all(d in (None, g) for d, g in zip(dims, given, strict=True))
         if None in given or not fits or value.dtype is None:
             shown = ",".join("?" if d is None else str(d) for d in dims)

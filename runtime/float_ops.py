@@ -1,4 +1,4 @@
-"""Float operators for ``reference.py``, by ``onnx.reference``."""
+"""Float operators for ``reference.py``, by ``onnx.reference`` where that can."""
 
 from __future__ import annotations
 
@@ -18,14 +18,24 @@ from .errors import RuntimeFault
 def run(
     node: ir.Node,
     inputs: list[Any],
+    captured: Mapping[str, NDArray[Any]],
     opset: int,
     functions: Mapping[ir.OperatorIdentifier, ir.Function],
 ) -> tuple[NDArray[Any], ...]:
     """Compute one node of the standard domain, or one that calls a function of the model.
 
+    Args:
+        node: The operator.
+        inputs: What it takes; None where that is left out.
+        captured: What the graphs in its attributes use beside that, by name.
+        opset: Version of the standard domain.
+        functions: Those of the model.
+
     Raises:
         RuntimeFault: ``onnx.reference`` cannot compute the operator.
     """
+    if node.domain == "" and node.op_type == "LRN":
+        return (_normalize_responses(node, inputs[0]),)
     from onnx.reference import ReferenceEvaluator
 
     function = functions.get(node.op_identifier())
@@ -35,7 +45,7 @@ def run(
             "Lower the file again with this version of mpqtool."
         )
     proto = ir.serde.serialize_node(node)
-    named = {
+    named = dict(captured) | {
         str(v.name): x for v, x in zip(node.inputs, inputs, strict=True) if v is not None and x is not None
     }
     graph = onnx.helper.make_graph(
@@ -64,3 +74,21 @@ def run(
             f"The reference cannot compute {node.op_type}, node {node.name!r}: {error}."
         ) from error
     return tuple(np.asarray(result) for result in results)
+
+
+def _normalize_responses(node: ir.Node, x: NDArray[Any]) -> NDArray[Any]:
+    """LRN: ``x / (bias + alpha / size * sum(x ** 2)) ** beta``, the sum over ``size`` channels around each.
+
+    That of ``onnx.reference`` fails where the window reaches past the last channel.
+    """
+    attributes, channels = node.attributes, x.shape[1]
+    size = attributes.get_int("size", 1)
+    squares = np.square(x)
+    total = np.zeros_like(x)
+    for shift in range(max(-((size - 1) // 2), 1 - channels), min(size // 2 + 1, channels)):
+        low, high = max(0, -shift), channels - max(0, shift)
+        total[:, low:high] += squares[:, low + shift : high + shift]
+    alpha, beta = attributes.get_float("alpha", 1e-4), attributes.get_float("beta", 0.75)
+    base = np.float32(attributes.get_float("bias", 1.0)) + np.float32(alpha / size) * total
+    normalized: NDArray[Any] = x / base ** np.float32(beta)
+    return normalized

@@ -7,20 +7,26 @@ __all__ = ["inspect"]
 import collections
 import dataclasses
 import os
+import re
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.errors import PassError
-from mpqtool.passes.load import load_model
+from mpqtool.passes.load import load_model, stored_bytes
 from mpqtool.passes.lower.build import CONTRIB
 from mpqtool.passes.place import owners
-from mpqtool.passes.placement import MOVES
+from mpqtool.passes.placement import MOVES, is_pass_through
 from mpqtool.passes.quantize import extract
-from mpqtool.passes.values import is_op
+from mpqtool.passes.values import all_values, is_op
 
 from . import integer_layers
+from .held import require_our_form
+
+_INTEGER = re.compile(r"QLinear|QGemm$|(Conv|MatMul)Integer")
+"""Operators that compute with codes."""
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -48,8 +54,10 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ModelError: The file cannot be read.
+        RuntimeFault: Another version of mpqtool packed its weights.
     """
     model = load_model(path)
+    require_our_form(model, path)
     kind = _kind(model)
     rows, stored = _layers(model, kind)
     in_integers = {row.name for row in rows if kind == "int" and row.activation_bits != cost.FLOAT_BITS}
@@ -72,7 +80,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
             "wcr_true": cost.wcr_true(rows),
         },
         "bytes": {
-            "integer" if kind == "int" else kind: os.path.getsize(path),
+            "integer" if kind == "int" else kind: stored_bytes(path),
             "weights_owed": cost.weights_owed(rows),
             "weights_stored": stored,
         },
@@ -87,7 +95,7 @@ def _kind(model: ir.Model) -> str:
     if metadata.TARGET in model.metadata_props:
         return "int"
     operators = {node.op_type for node in model.graph}
-    if operators & {"QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd"}:
+    if any(_INTEGER.match(op) for op in operators):
         return "int"
     return "qdq" if "DequantizeLinear" in operators else "float"
 
@@ -101,13 +109,16 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
             real, plan = extract(model)
         except PassError:
             return [], 0  # made by another tool, in a way we do not read: the rest is still true
-        owner = owners(real, plan)
+        owner, sizes = owners(real, plan), _sizes(real)
         found = []
         for row in cost.layers(real):
-            weight, activation = plan.weight(row.name), plan.activation(owner.get(row.input, ""))
+            source = owner.get(row.input, "")
+            weight, activation = plan.weight(row.name), plan.activation(source)
             found.append(
                 dataclasses.replace(
                     row,
+                    input=source or row.input,
+                    inputs=sizes[source] if source else row.inputs,
                     weight_bits=weight.bits if weight else row.weight_bits,
                     activation_bits=activation.bits if activation else row.activation_bits,
                 )
@@ -115,6 +126,12 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
         return found, sum({row.name: row.weights for row in found}.values())
     found = cost.layers(model)
     return found, sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values())
+
+
+def _sizes(model: ir.Model) -> dict[str, int | None]:
+    """Elements of one sample, by value name."""
+    inferred = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
+    return {str(value.name): cost.elements(value) for value in all_values(inferred.graph)}
 
 
 def _shown(row: cost.Layer) -> dict[str, Any]:
@@ -168,8 +185,11 @@ def _on_codes(node: ir.Node) -> bool:
 
 def _computes(node: ir.Node) -> bool:
     """Whether a float node is a real operator, and none that moves values or makes shapes or codes."""
+    if node.metadata_props.get(metadata.ISLAND) == "":  # it ends one, with codes held in float
+        return False
     known_float = node.outputs[0].dtype in (None, ir.DataType.FLOAT)
-    return known_float and not is_op(node, *MOVES, "Dropout")
+    moves = is_op(node, *MOVES) and is_pass_through(node)
+    return known_float and not moves and not is_op(node, "Dropout")
 
 
 def _island(node: ir.Node) -> dict[str, str]:

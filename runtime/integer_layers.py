@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mpqtool.passes import arithmetic, cost, metadata
 from mpqtool.passes.lower.build import CONTRIB
+from mpqtool.passes.placement import PASS_THROUGH
 from mpqtool.passes.values import array, is_op
 
 from .integer_ops import OPERATORS
@@ -66,15 +67,16 @@ def _integer_row(node: ir.Node) -> cost.Layer | None:
     name, held = node.metadata_props.get(metadata.WEIGHT), _codes(weight)
     if op is None or x is None or held is None or held.ndim < 2 or (name is None and not _counts(weight)):
         return None
+    owner = _owner(x)
     noted, positions = node.metadata_props.get(metadata.WEIGHT_BITS), cost.positions(op, node)
     row = cost.Layer(
         name=name or str(weight.name if weight else node.name),
         op=op,
-        input=str(x.name).removesuffix(metadata.SUFFIX),
+        input=str(owner.name).removesuffix(metadata.SUFFIX),
         macs=None if positions is None else held.size * positions,
         weights=held.size,
         kernels=len(held),
-        inputs=cost.elements(x),
+        inputs=cost.elements(owner),
         weight_bits=metadata.from_digits(noted) if noted else (8,),
         activation_bits=_bits(x),
         removed=int(node.metadata_props.get(metadata.WEIGHTS, held.size)) - held.size,
@@ -161,6 +163,18 @@ def _codes_before(value: ir.Value | None) -> ir.Value | None:
             break
         value = node.inputs[0]
     return value
+
+
+def _owner(codes: ir.Value) -> ir.Value:
+    """The codes that were made of real values: those before operators that only move or pick codes."""
+    owner, node = codes, codes.producer()
+    while node is not None and is_op(node, *PASS_THROUGH):
+        value = node.inputs[0]
+        if value is None or value.is_initializer():  # a Gather from a table
+            break
+        owner = value if str(value.name).endswith(metadata.SUFFIX) else owner
+        node = value.producer()
+    return owner
 
 
 def _counts(weight: ir.Value | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["OPERATORS"]
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,14 +113,18 @@ def _concat(node: ir.Node, inputs: list[Any]) -> Array:
     return kernels.concat(parts, one(y_scale), int(one(y_zero)), node.attributes.get_int("axis", 1))
 
 
-def _max_pool(node: ir.Node, inputs: list[Any]) -> Array:
+def _max_pool(node: ir.Node, inputs: list[Any]) -> Any:
+    if len(node.outputs) > 1:  # indices too
+        return NotImplemented
     window = list(node.attributes.get_ints("kernel_shape", []))
     ceil_mode = bool(node.attributes.get_int("ceil_mode", 0))
     return kernels.max_pool(inputs[0], window, ceil_mode=ceil_mode, **_spatial(node, inputs[0], window))
 
 
-def _quantize(node: ir.Node, inputs: list[Any]) -> Array:
-    x, scale, zero = inputs
+def _quantize(node: ir.Node, inputs: list[Any]) -> Any:
+    x, scale, zero = (*inputs, None)[:3]
+    if zero is None or zero.dtype != np.uint8 or scale.size != 1:  # ends an island; see ``Reference``
+        return NotImplemented
     return arithmetic.quantize(x, one(scale), int(one(zero)), 0, 255)
 
 
@@ -156,7 +160,7 @@ def _unpack(grid: Grid) -> NodeRun:
     return run
 
 
-OPERATORS: dict[tuple[str, str], NodeRun] = {
+_OWN: dict[tuple[str, str], NodeRun] = {
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
     ("", "QLinearConv"): _qlinear_conv,
@@ -185,10 +189,24 @@ OPERATORS: dict[tuple[str, str], NodeRun] = {
     **{(DOMAIN, name): _unpack(grid) for grid, name in UNPACK.items()},
     (DOMAIN, FIELDS): lambda node, inputs: unpack_fields(inputs[0], int(one(inputs[1])), int(one(inputs[2]))),
     (DOMAIN, ARRANGE): lambda node, inputs: arrange(*inputs),
-    **move_ops.OPERATORS,
-    **product_ops.OPERATORS,
-    **table_ops.OPERATORS,
 }
+
+
+def _merged(*tables: Mapping[tuple[str, str], NodeRun]) -> dict[tuple[str, str], NodeRun]:
+    """All operators of these tables.
+
+    Raises:
+        ValueError: Two tables have the same operator: one of them would never run.
+    """
+    merged: dict[tuple[str, str], NodeRun] = {}
+    for table in tables:
+        if twice := merged.keys() & table.keys():
+            raise ValueError(f"Operators of two tables: {sorted(twice)}. Remove one of each.")
+        merged |= table
+    return merged
+
+
+OPERATORS = _merged(_OWN, move_ops.OPERATORS, product_ops.OPERATORS, table_ops.OPERATORS)
 """(domain, operator) -> function of the node and its input arrays, giving the first output or a tuple of all.
 
 NotImplemented stands for: not in this form of the operator."""

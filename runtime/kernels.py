@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["average", "concat", "convolve", "matmul", "max_pool", "one"]
+__all__ = ["average", "concat", "convolve", "correlate", "matmul", "max_pool", "one"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def exact_dtype(codes: NDArray[Any], bias: NDArray[Any], x_zero: int) -> type[np
     bound = arithmetic.accumulator_bound(
         magnitude, np.abs(bias.astype(np.int64)), 0, max(255 - x_zero, x_zero)
     )
-    return np.float32 if bound < 2**24 else np.float64
+    return np.float32 if bound < arithmetic.EXACT_BELOW else np.float64
 
 
 def convolve(
@@ -49,29 +49,52 @@ def convolve(
     y_zero: int, *, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int], group: int,
 ) -> U8:  # fmt: skip
     """QLinearConv on ``(n, channels, *spatial)``; ``weight`` holds codes without their zero point."""
-    kernels, rank = len(weight), weight.ndim - 2
-    offsets = np.zeros(kernels, np.int64) if bias is None else bias
+    offsets = np.zeros(len(weight), np.int64) if bias is None else bias
     dtype = exact_dtype(weight, offsets, x_zero)
+    column = (-1, *[1] * (weight.ndim - 2))
+    added, factors = offsets.astype(dtype).reshape(column), factor.reshape(column)
+    out: U8 | None = None
+    for rows, acc in _accumulators(x, x_zero, weight, dtype, strides, pads, dilations, group):
+        if out is None:
+            out = np.empty((len(x), *acc.shape[1:]), np.uint8)
+        acc += added
+        out[rows] = arithmetic.requantize(acc, factors, y_zero, 0, 255)
+    assert out is not None  # there is a part, be it empty
+    return out
+
+
+def correlate(
+    x: NDArray[Any], x_zero: int, weight: NDArray[Any], dtype: type[np.floating[Any]], *,
+    strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int], group: int,
+) -> NDArray[np.floating[Any]]:  # fmt: skip
+    """The sums of a convolution, in ``dtype``: of integers they are exact while that holds them."""
+    parts = _accumulators(x, x_zero, weight, dtype, strides, pads, dilations, group)
+    return np.concatenate([acc for _, acc in parts])
+
+
+def _accumulators(
+    x: NDArray[Any], x_zero: int, weight: NDArray[Any], dtype: type[np.floating[Any]], strides: Sequence[int],
+    pads: Sequence[int], dilations: Sequence[int], group: int,
+) -> Iterator[tuple[slice, NDArray[np.floating[Any]]]]:  # fmt: skip
+    """Sums ``(samples, kernels, *spatial)`` of a few samples at a time, and which these are."""
+    kernels, rank = len(weight), weight.ndim - 2
     matrix = weight.reshape(group, kernels // group, -1).astype(dtype)
-    added, factors = offsets.astype(dtype)[:, None], factor.reshape(-1, 1)
     windows = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
     around = [(pads[i], pads[i + rank]) for i in range(rank)]
     sizes = [(size + sum(around[i]) - windows[i]) // strides[i] + 1 for i, size in enumerate(x.shape[2:])]
-    out = np.empty((len(x), kernels, int(np.prod(sizes))), np.uint8)
-    step = max(1, _CHUNK // max(1, matrix.shape[0] * matrix.shape[2] * out.shape[2]))
+    positions = int(np.prod(sizes))
+    step = max(1, _CHUNK // max(1, matrix.shape[0] * matrix.shape[2] * positions))
     skip: tuple[Any, ...] = tuple(slice(None, None, step) for step in (*strides, *dilations))
     spatial = tuple(range(2, 2 + rank))
     order = (0, 1, *range(2 + rank, 2 + 2 * rank), *spatial)
-    for start in range(0, len(x), step):
-        part = x[start : start + step].astype(dtype) - dtype(x_zero)
+    for start in range(0, max(len(x), 1), step):  # the sizes are those of no samples too
+        rows = slice(start, start + step)
+        part = x[rows].astype(dtype) - dtype(x_zero)
         if any(map(any, around)):
             part = np.pad(part, [(0, 0), (0, 0), *around])
         view = sliding_window_view(part, windows, axis=spatial)[(..., *skip)].transpose(order)
-        columns = view.reshape(len(part), group, matrix.shape[2], out.shape[2])
-        acc = np.matmul(matrix, columns).reshape(len(part), kernels, out.shape[2])
-        acc += added
-        out[start : start + step] = arithmetic.requantize(acc, factors, y_zero, 0, 255)
-    return out.reshape(len(x), kernels, *sizes)
+        columns = view.reshape(len(part), group, matrix.shape[2], positions)
+        yield rows, np.matmul(matrix, columns).reshape(len(part), kernels, *sizes)
 
 
 def matmul(x: U8, x_zero: int, weight: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[np.floating[Any]]:
@@ -115,7 +138,7 @@ def max_pool(
                 steps -= 1
             after = max(after, steps * strides[i] + spans[i] - size - before)
         around.append((before, after))
-    least = 0 if x.dtype == np.uint8 else -np.inf
+    least = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     padded = np.pad(x, [(0, 0), (0, 0), *around], constant_values=least) if any(map(any, around)) else x
     sizes = [(padded.shape[2 + i] - spans[i]) // strides[i] + 1 for i in range(rank)]
     best: NDArray[Any] | None = None

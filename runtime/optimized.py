@@ -30,9 +30,12 @@ FLOAT_LAYERS = (
 )  # fmt: skip
 """Layers that multiply in float: what ONNX Runtime computes in integers has another name."""
 
+INTEGER_LAYERS = ("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+
 _RUNS, _WARM_UP = 12, 2
 _NODE = "_kernel_time"
-_TOKEN = re.compile(r"(_token_\d+)+$")
+_ADDED = re.compile(r"(_nchwc|_token_\d+)+$")
+"""What ONNX Runtime adds to the name of a node that it changes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Step:
         op: Operator type.
         inputs: Names of the values it uses.
         outputs: Names of the values it makes.
-        kind: ``float layer``, ``layout``, ``requantize`` or ``other``.
+        kind: ``float_layer``, ``layout``, ``requantize`` or ``other``.
         microseconds: Median over the runs; with profiling, which adds about one to each.
     """
 
@@ -82,7 +85,8 @@ def trace(
     Args:
         model: Path of a file, or its bytes.
         feeds: Graph inputs by name.
-        exact: Names of nodes that requantise in elementwise operators, written out.
+        exact: Names of nodes that compute integers in several operators, written out: layers, which are
+            none in float then, and the elementwise ones that requantise.
         threads: Threads of one operator; None: what ONNX Runtime chooses.
         runs: Times it is run, after two that do not count.
 
@@ -107,11 +111,11 @@ def trace(
             unnamed[node.op_type] += 1
         steps.append(
             Step(
-                name=_TOKEN.sub("", name),
+                name=_ADDED.sub("", name),
                 op=node.op_type,
                 inputs=tuple(str(value.name) for value in node.inputs if value is not None),
                 outputs=tuple(str(value.name) for value in node.outputs),
-                kind=_kind(node, _TOKEN.sub("", name), exact),
+                kind=_kind(node, _ADDED.sub("", name), exact),
                 microseconds=statistics.median(found[_WARM_UP:]) if found else 0.0,
             )
         )
@@ -121,9 +125,12 @@ def trace(
 def _kind(node: ir.Node, name: str, exact: Collection[str]) -> str:
     if node.op_type in LAYOUT:
         return "layout"
-    if node.op_type in REQUANTIZE or name in exact or (node.op_type in CLAMPS and _bounds_codes(node)):
+    if node.op_type in FLOAT_LAYERS:
+        return "other" if name in exact else "float_layer"
+    written_out = name in exact and node.op_type not in INTEGER_LAYERS
+    if node.op_type in REQUANTIZE or written_out or (node.op_type in CLAMPS and _bounds_codes(node)):
         return "requantize"
-    return "float layer" if node.op_type in FLOAT_LAYERS else "other"
+    return "other"
 
 
 def _bounds_codes(node: ir.Node) -> bool:

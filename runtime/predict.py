@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["predict"]
+__all__ = ["BATCH", "batch_size", "predict"]
 
 import os
 from collections.abc import Mapping
@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 from .session import make_session
 
 BATCH = 250
+
+
+def batch_size(model: ir.Model) -> int:
+    """How many samples a run is to take: what the first input fixes, else ``BATCH``."""
+    shape = model.graph.inputs[0].shape if model.graph.inputs else None
+    first = shape[0] if shape else None
+    return first if isinstance(first, int) and first > 0 else BATCH
 
 
 def predict(

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["Reference"]
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Reference:
         model: Graph or path.
 
     Attributes:
-        codes: Names of the codes of activations, in graph order.
+        codes: Names of the codes of activations, in graph order; at islands, of any type.
         islands: Those of them that a float operator makes.
         exact_outputs: Float values that are defined to the bit: dequantized codes that are graph
             outputs, and accumulators of QGemm.
@@ -59,7 +59,8 @@ class Reference:
         self._nodes = [node for node in model.graph if not self._fold(node)]
         self._last_use = _last_uses(self._nodes)
         made = [(node, str(v.name)) for node in self._nodes for v in node.outputs if v.name]
-        self.codes = tuple(name for _, name in made if name.endswith(metadata.SUFFIX))
+        ends = {str(v.name) for node in self._nodes for v in node.outputs if _ends_island(node, v)}
+        self.codes = tuple(name for _, name in made if name.endswith(metadata.SUFFIX) or name in ends)
         self.islands = tuple(
             name for node, name in made if name in self.codes and metadata.ISLAND in node.metadata_props
         )
@@ -76,28 +77,41 @@ class Reference:
             or (node.op_type == "DequantizeLinear" and name in outputs)
         )
 
-    def run(self, feeds: Mapping[str, Array], given: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        given: Mapping[str, Array] | None = None,
+        on_node: Callable[[ir.Node, Sequence[Array]], object] | None = None,
+    ) -> dict[str, Array]:
         """Compute every code and every graph output.
 
         Args:
             feeds: The graph inputs by name.
             given: Codes to go on with at islands in place of the own ones, by name: a float operator
                 may differ by a unit in the last place between engines, and so by one code.
+            on_node: Called with each node and what it gave.
 
         Returns:
             The codes (own ones at islands too), exact float values and graph outputs, by name.
         """
         # Our products are many and small: threads of BLAS would wait for each other, 30 times as long.
         with self._threads.limit(limits=1, user_api="blas"):
-            return self._run(feeds, given or {})
+            return self._run(feeds, given or {}, on_node)
 
-    def _run(self, feeds: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(
+        self,
+        feeds: Mapping[str, Array],
+        given: Mapping[str, Array],
+        on_node: Callable[[ir.Node, Sequence[Array]], object] | None,
+    ) -> dict[str, Array]:
         values: dict[str, Any] = {**self._constants, **feeds}
         wanted = {*self.codes, *self.exact_outputs, *(str(v.name) for v in self._graph.outputs)}
         results: dict[str, Array] = {}
         for index, node in enumerate(self._nodes):
             inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
-            made = self._compute(node, inputs)
+            made = self._compute(node, inputs, {name: values[name] for name in _captured(node)})
+            if on_node is not None:
+                on_node(node, made)
             for value, result in zip(node.outputs, made, strict=False):
                 name = str(value.name)
                 if name in wanted:
@@ -105,8 +119,9 @@ class Reference:
                 values[name] = given[name] if name in self.islands and name in given else result
             for name in self._last_use.get(index, ()):
                 values.pop(name, None)
-        for output in self._graph.outputs:  # a graph output may be an input or a constant
-            results.setdefault(str(output.name), values[str(output.name)])
+        for output in self._graph.outputs:  # one may be an input or a constant
+            if output.name not in results:
+                results[str(output.name)] = values[str(output.name)]
         return results
 
     def constant_inputs(self) -> dict[tuple[str, int], Array]:
@@ -118,26 +133,49 @@ class Reference:
             if value is not None and str(value.name) in self._constants
         }
 
-    def _compute(self, node: ir.Node, inputs: list[Any]) -> Iterable[Array]:
+    def _compute(self, node: ir.Node, inputs: list[Any], captured: Mapping[str, Array]) -> Sequence[Array]:
         run = integer_ops.OPERATORS.get((node.domain, node.op_type))
         made = NotImplemented if run is None else run(node, inputs)
         if made is not NotImplemented:
             return made if isinstance(made, tuple) else (made,)
-        return float_ops.run(node, inputs, self._opset, self._functions)
+        return float_ops.run(node, inputs, captured, self._opset, self._functions)
 
     def _fold(self, node: ir.Node) -> bool:
         """Compute a node that depends on constants alone, once."""
-        if not node.inputs or any(v is not None and str(v.name) not in self._constants for v in node.inputs):
+        used = {*_captured(node), *(str(v.name) for v in node.inputs if v is not None)}
+        if not node.inputs or not used <= self._constants.keys():
             return False
         inputs = [None if v is None else self._constants[str(v.name)] for v in node.inputs]
-        for value, result in zip(node.outputs, self._compute(node, inputs), strict=False):
+        captured = {name: self._constants[name] for name in _captured(node)}
+        for value, result in zip(node.outputs, self._compute(node, inputs, captured), strict=False):
             self._constants[str(value.name)] = result
         return True
+
+
+def _ends_island(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node makes codes of what float operators compute; those that are shown have any name."""
+    is_real = value.dtype in (None, ir.DataType.FLOAT)
+    return node.metadata_props.get(metadata.ISLAND) == "" and not is_real
+
+
+def _captured(node: ir.Node) -> list[str]:
+    """What the graphs of an If or Loop use of the values around it, by name."""
+    graphs = [graph for attribute in node.attributes.values() for graph in _graphs(attribute)]
+    inner = {id(part) for graph in graphs for part in (graph, *graph.subgraphs())}
+    used = [v for graph in graphs for user in graph.all_nodes() for v in user.inputs if v is not None]
+    return list(dict.fromkeys(str(v.name) for v in used if id(v.graph) not in inner))
+
+
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type is ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return list(attribute.as_graphs()) if attribute.type is ir.AttributeType.GRAPHS else []
 
 
 def _last_uses(nodes: list[ir.Node]) -> dict[int, list[str]]:
     """Which values nobody needs after a node."""
     last = {str(v.name): index for index, node in enumerate(nodes) for v in node.inputs if v is not None}
+    last.update((name, index) for index, node in enumerate(nodes) for name in _captured(node))
     constants = {str(v.name) for node in nodes for v in node.inputs if v is not None and v.is_initializer()}
     done: dict[int, list[str]] = {}
     for name, index in last.items():

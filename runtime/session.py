@@ -4,8 +4,11 @@ from __future__ import annotations
 
 __all__ = ["LEVELS", "OPTIMIZED", "PROVIDERS", "make_session", "resolve_provider"]
 
+import contextlib
+import io
 import logging
 import os
+from collections.abc import Iterator
 
 import onnxruntime as ort
 
@@ -25,6 +28,7 @@ LEVELS = {
 OPTIMIZED = "optimized.onnx"
 """The file that ONNX Runtime writes its own form of a graph to."""
 
+_WARNING, _FATAL = 2, 4
 _CPU = PROVIDERS["cpu"]
 _OPTIONS = {PROVIDERS["cuda"]: {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}}
 """Sums of integers in float32 are exact only if nothing is rounded on the way. TF32 has 11 bits in place
@@ -72,7 +76,7 @@ def make_session(
         )
     options = ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
-    options.log_severity_level = 4  # what matters is raised below; the rest is noise on stderr
+    options.log_severity_level = _FATAL  # what matters is raised below; the rest is noise on stderr
     if threads is not None:
         options.intra_op_num_threads = threads
     if traces is not None:
@@ -81,7 +85,8 @@ def make_session(
         options.enable_profiling = True
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
-        session = ort.InferenceSession(source, options, providers=_providers(wanted))
+        with contextlib.nullcontext() if wanted == _CPU else _quiet():
+            session = ort.InferenceSession(source, options, providers=_providers(wanted))
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         named = "the model" if isinstance(model, bytes) else repr(source)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -96,6 +101,21 @@ def make_session(
             "Use --provider cpu, or see `mpqtool doctor`."
         )
     return session
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the lines on how a provider could not be loaded: one of ours follows.
+
+    They come from the logger that all sessions share, whose level cannot be asked (``_WARNING`` is ONNX
+    Runtime's own), and for TensorRT on standard output.
+    """
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        ort.set_default_logger_severity(_WARNING)
 
 
 def _providers(wanted: str) -> list[str | tuple[str, dict[str, str]]]:

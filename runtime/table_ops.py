@@ -1,4 +1,4 @@
-"""Operators that tables, products and Softmax of integer graphs are made of, for ``reference.py``."""
+"""Operators that tables and Softmax of integer graphs are made of, for ``reference.py``."""
 
 from __future__ import annotations
 
@@ -59,21 +59,12 @@ def _function(op_type: str) -> NodeRun:
     return run
 
 
-def _multiply(node: ir.Node, inputs: list[Any]) -> Array:
-    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
-    return arithmetic.multiply_codes(
-        a, a_scale.item(), a_zero.item(), b, b_scale.item(), b_zero.item(),
-        y_scale.item(), y_zero.item(), 0, 255,
-    )  # fmt: skip
-
-
 OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "GatherElements"): _gather_elements,
     ("", "ReduceMax"): _reduce(np.max),
     ("", "ReduceSum"): _reduce(_sum),
     ("", "Shape"): _shape,
     (CONTRIB, "QLinearLeakyRelu"): _function("LeakyRelu"),
-    (CONTRIB, "QLinearMul"): _multiply,
     (CONTRIB, "QLinearSigmoid"): _function("Sigmoid"),
 }
 """(domain, operator) -> function of the node and its input arrays, giving the first output."""

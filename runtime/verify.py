@@ -26,14 +26,18 @@ from mpqtool.passes.lower.names import NameCodesPass
 from mpqtool.passes.pipelines import lower_like
 
 from .errors import RuntimeFault
+from .held import BROKEN, compare_attributes, compare_constants, read_integers, require_qdq
+from .local import LocalCheck
 from .reference import Reference
+from .rounding import Rounding
 from .session import LEVELS, make_session, resolve_provider
 from .tally import Tally, TensorResult
 
 Array = NDArray[Any]
 Simulation = Callable[[dict[str, Array]], Mapping[str, Array]]
 _TAIL_TOLERANCE = 1e-3
-"""Of outputs behind float operators, in units of the largest: float32 kernels differ by about 1e-6 each."""
+"""Of outputs behind float operators, in units of the largest: float32 kernels differ by about 1e-6 each.
+Where the largest is small beside what it is computed from, ``Rounding`` allows for more."""
 
 _QDQ_LEVEL = "disabled"
 """The QDQ file as written: at higher levels ONNX Runtime replaces its operators by others."""
@@ -57,10 +61,14 @@ class VerifyResult:
             file.
         constants_different: Of these, those that are other than the QDQ file says.
         first_different: The first difference, ``NAME (ENGINE)``, or None.
-        island_different: Codes behind float operators that differ between engines by 1; not in
-            ``codes_different``.
+        island_compared: Of ``codes_compared``, those behind float operators.
+        island_different: Of these, those that differ between engines by 1; not in ``codes_different``.
         qdq_max_lsb: Largest difference of a code from the QDQ file's own; None if nothing was compared.
         qdq_rate: Share of the codes that differ from the QDQ file's.
+        local_max_lsb: Largest difference of a code from what the QDQ file's own operators compute of the same
+            inputs, layer by layer; None if nothing was compared. Beyond rounding, verification fails.
+        local_rate: Share of the codes that differ from these.
+        local_left_out: How many tensors of codes were not compared so: the QDQ file does not have them.
         top1_agreement: Share of samples where both files give the same class; None if there are none.
         integer_top1: Share of samples where the integer file gives the label; None without labels.
         qdq_top1: The same of the QDQ file.
@@ -77,9 +85,13 @@ class VerifyResult:
     constants_compared: int
     constants_different: int
     first_different: str | None
+    island_compared: int
     island_different: int
     qdq_max_lsb: int | None
     qdq_rate: float | None
+    local_max_lsb: int | None
+    local_rate: float | None
+    local_left_out: int
     top1_agreement: float | None
     integer_top1: float | None
     qdq_top1: float | None
@@ -107,8 +119,11 @@ def verify(
     give the same outputs to the bit at every level. So must weights and scales in the file be those of
     the QDQ file.
 
-    Behind a float operator engines may differ by one code. The reference and the simulation go on from
-    the codes of ONNX Runtime there.
+    That the integer graph stands for the QDQ file is checked apart from lowering, layer by layer:
+    ``LocalCheck``.
+
+    Behind a float operator engines may differ by one code, at a hundredth of the elements. The reference and
+    the simulation go on from the codes of ONNX Runtime there.
 
     Args:
         int_path: The integer file.
@@ -131,9 +146,9 @@ def verify(
     with futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         run = _Run(int_path, qdq_path, pool, levels=levels, provider=provider, simulate=simulate)
         for batch in batches:
-            feeds = {name: np.ascontiguousarray(x) for name, x in batch.items()}
+            feeds = {name: np.asarray(x, order="C") for name, x in batch.items()}
             tops.append(run.batch(feeds))
-            samples += len(next(iter(feeds.values())))
+            samples += len(np.atleast_1d(next(iter(feeds.values()))))
             if on_batch is not None:
                 on_batch()
     return run.result(samples, tops, labels)
@@ -155,14 +170,17 @@ class _Run:
         if not levels:
             raise RuntimeFault(f"No optimisation level to verify at, allowed: {', '.join(LEVELS)}. Name one.")
         shipped, qdq = load_model(int_path), load_model(qdq_path)
+        require_qdq(qdq, qdq_path)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(qdq)
         NameCodesPass()(qdq)
         shifts = code_shifts(qdq)
         target = shipped.metadata_props.get(metadata.TARGET, "cpu")
         try:
-            self.reference = Reference(lower_like(qdq, shipped, target="cpu"))
-            wanted = self.reference if target == "cpu" else Reference(lower_like(qdq, shipped))
-        except PassError as error:
+            promised = lower_like(qdq, shipped)
+            wanted = Reference(promised)
+            same = target == "cpu"
+            self.reference = wanted if same else Reference(lower_like(qdq, shipped, target="cpu"))
+        except (PassError, *BROKEN) as error:
             raise RuntimeFault(f"Cannot lower {os.fspath(qdq_path)!r} again: {error}") from error
         islands = self.reference.islands
         kinds = {name: "island" if name in islands else "codes" for name in self.reference.codes}
@@ -186,7 +204,8 @@ class _Run:
         # A simulation may stop at the last codes: what it gives behind them is compared, not required.
         required = {name: runtimes if kind == "float" else self.engines for name, kind in kinds.items()}
         self.tally = Tally(kinds, required)
-        self.constants = _compare_constants(wanted, _evaluated(shipped, int_path), self.tally)
+        self.constants = compare_constants(wanted, read_integers(shipped, int_path), self.tally)
+        compare_attributes(promised, shipped, self.tally)
         outputs = [str(value.name) for value in shipped.graph.outputs]
         self.tail = [name for name in outputs if name not in kinds]
         self.pool = pool
@@ -194,8 +213,11 @@ class _Run:
         self.shown = {level: _session(shown, self.provider, level) for level in levels}
         self.shipped = {level: _session(int_path, self.provider, level) for level in levels}
         codes = {str(v.name) for node in qdq.graph for v in node.outputs} & set(self.reference.codes)
-        self.qdq_codes = {name: shifts[name] for name in sorted(codes) if name in shifts}
+        named = (name for name in sorted(codes) if name.endswith(metadata.SUFFIX))  # others are not ours
+        self.qdq_codes = {name: shifts[name] for name in named if name in shifts}
         self.qdq = _session(_with_outputs(ir.to_proto(qdq), codes), "cpu", _QDQ_LEVEL)
+        exact = set(self.reference.exact_outputs)
+        self.local = LocalCheck(qdq, kept_float(shipped), self.qdq_codes, values=exact, islands=islands)
 
     def batch(self, feeds: dict[str, Array]) -> tuple[Array, Array]:
         """Run one batch everywhere; the first outputs of the integer and of the QDQ file."""
@@ -205,7 +227,8 @@ class _Run:
         top = next(reversed(shown))
         islands = self.reference.islands
         given = {name: shown[top].result()[name] for name in islands} if islands else {}
-        expected = self.reference.run(feeds, given)
+        rounding = Rounding(feeds)
+        expected = self.reference.run(feeds, given, rounding)
         found = {level: run.result() for level, run in shown.items()}
         futures.wait([*shipped.values(), of_qdq])
         # Only now: threads that wait for each other, as torch's do, need the cores for themselves.
@@ -220,11 +243,11 @@ class _Run:
             same["simulation"] = simulated
         self.tally.batch(expected, same)
         for level in found.keys() - set(other):
-            self._compare_tail(expected, found[level], level)
+            self._compare_tail(expected, found[level], level, rounding)
         for level in other:  # its islands differ, so what follows does too
             again = self.reference.run(feeds, {name: found[level][name] for name in given})
-            self.tally.batch(again, {f"ort:{level}": found[level]})
-            self._compare_tail(again, found[level], level)
+            self.tally.batch(again, {f"ort:{level}": found[level]}, again=True)
+            self._compare_tail(again, found[level], level, rounding)
         for level, run in shipped.items():
             for name, value in run.result().items():
                 if not np.array_equal(value, found[level][name], equal_nan=True):
@@ -232,6 +255,7 @@ class _Run:
         qdq = self._left(of_qdq.result())
         own = {name: _shifted(qdq[name], shift) for name, shift in self.qdq_codes.items()}
         self.tally.qdq_batch(expected, own)
+        self._compare_locally(feeds, {**expected, **given}, of_qdq.result(), rounding)
         return next(iter(found[top].values())), next(iter(qdq.values()))
 
     def _run_shown(self, session: ort.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
@@ -244,19 +268,33 @@ class _Run:
         kept = self.reference.kept
         return {name: x.take(kept[name], axis=1) if name in kept else x for name, x in values.items()}
 
-    def _compare_tail(self, expected: dict[str, Array], found: dict[str, Array], level: str) -> None:
+    def _compare_locally(
+        self, feeds: dict[str, Array], computed: dict[str, Array], qdq: dict[str, Array], rounding: Rounding
+    ) -> None:
+        """Each layer as the QDQ file computes it of the inputs that it has here."""
+        whole = {name: _shifted(qdq[name], shift) for name, shift in self.qdq_codes.items()}
+        local, allowed = self.local.run(feeds, computed, whole, self.reference.kept), self.local.allowed
+        self.tally.local_batch(computed, {name: local[name] for name in self.local.codes}, allowed)
+        for name in self.local.values:
+            if not _close(local[name], computed[name], rounding.of(name), allowed.get(name, 0.0)):
+                self.tally.fail(f"{name} (not what the QDQ file computes of the same inputs)")
+
+    def _compare_tail(
+        self, expected: dict[str, Array], found: dict[str, Array], level: str, rounding: Rounding
+    ) -> None:
         """Outputs behind float operators, which no two libraries compute alike to the last bit."""
         for name in self.tail:
             reference, value = expected[name], found[name]
             self.real_compared += value.size
-            reach = _TAIL_TOLERANCE * max(float(np.abs(reference).max(initial=0)), 1e-6)
-            if value.shape != reference.shape or not np.allclose(value, reference, rtol=0, atol=reach):
+            if not _close(value, reference, rounding.of(name)):
                 self.tally.fail(f"{name} (ort:{level}, behind float operators)")
 
     def result(self, samples: int, tops: list[tuple[Array, Array]], labels: Array | None) -> VerifyResult:
+        self.tally.limit_islands()
         rows, tally = self.tally.rows, self.tally
         compared, different = sum(row.compared for row in rows), sum(row.different for row in rows)
         qdq_compared = sum(row.qdq_compared for row in rows)
+        local_compared = sum(row.local_compared for row in rows)
         integer, qdq = _classes([top[0] for top in tops]), _classes([top[1] for top in tops])
         known = labels if labels is not None and len(labels) == samples else None
         return VerifyResult(
@@ -276,9 +314,13 @@ class _Run:
             constants_compared=self.constants[0],
             constants_different=self.constants[1],
             first_different=tally.first_different,
+            island_compared=sum(row.compared for row in rows if row.kind == "island"),
             island_different=sum(row.island_different for row in rows),
             qdq_max_lsb=max(row.qdq_largest for row in rows) if qdq_compared else None,
             qdq_rate=sum(row.qdq_different for row in rows) / qdq_compared if qdq_compared else None,
+            local_max_lsb=max(row.local_largest for row in rows) if local_compared else None,
+            local_rate=sum(row.local_different for row in rows) / local_compared if local_compared else None,
+            local_left_out=len(set(self.reference.codes) - set(self.local.codes)),
             top1_agreement=_agreement(integer, qdq),
             integer_top1=_agreement(integer, known),
             qdq_top1=_agreement(qdq, known),
@@ -286,14 +328,11 @@ class _Run:
         )
 
 
-def _evaluated(model: ir.Model, path: str | os.PathLike[str]) -> Reference:
-    """The reference on the shipped file: what is packed in it is unpacked here."""
-    try:
-        return Reference(model)
-    except (ValueError, IndexError, TypeError, OverflowError) as error:
-        raise RuntimeFault(
-            f"{os.fspath(path)!r} holds weights that cannot be unpacked: {error}. Lower the QDQ file again."
-        ) from error
+def _close(value: Array, reference: Array, rounding: float, unsettled: float = 0.0) -> bool:
+    """Whether real values are the same but for float32, and what is not settled."""
+    largest = float(np.abs(reference).max(initial=0))
+    reach = max(_TAIL_TOLERANCE * largest, rounding) + unsettled
+    return value.shape == reference.shape and np.allclose(value, reference, rtol=0, atol=reach)
 
 
 def _shifted(codes: Array, shift: int) -> NDArray[np.uint8]:
@@ -317,33 +356,22 @@ def _session(model: str | os.PathLike[str] | bytes, provider: str, level: str) -
 
 def _run(session: ort.InferenceSession, feeds: dict[str, Array]) -> dict[str, Array]:
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RuntimeFault(
+            f"ONNX Runtime {ort.__version__} cannot run a file that it loaded: {first}. Check the samples "
+            "and both files with `mpqtool inspect`."
+        ) from error
 
 
 def _integers(codes: Array) -> Array:
     """Codes as uint8; left as they are where one of them is no code."""
-    if codes.dtype == np.uint8 or not np.all((codes >= 0) & (codes <= 255)):  # NaN is neither
+    if codes.dtype != np.float32 or not np.all((codes >= 0) & (codes <= 255)):  # NaN is neither
         return codes
     integers = codes.astype(np.uint8)
     return integers if np.array_equal(integers, codes) else codes
-
-
-def _compare_constants(expected: Reference, found: Reference, tally: Tally) -> tuple[int, int]:
-    """Weights, biases, scales and zero points of a file, against what they are to be."""
-    compared = different = 0
-    wanted, held = expected.constant_inputs(), found.constant_inputs()
-    for key, numbers in wanted.items():
-        compared += numbers.size
-        other = held.get(key)
-        if other is None or other.shape != numbers.shape or other.dtype != numbers.dtype:
-            different += numbers.size
-        else:
-            different += int((other != numbers).sum())
-        if different:
-            tally.fail(f"input {key[1]} of the operator of {key[0]} (in the file)")
-    for key in held.keys() - wanted.keys():
-        tally.fail(f"input {key[1]} of the operator of {key[0]} (in the file alone)")
-    return compared, different
 
 
 def _classes(outputs: list[Array]) -> Array | None:

@@ -4,6 +4,8 @@ import pathlib
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mpqtool.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, tensors_under
 from mpqtool.errors import CheckpointError
@@ -40,3 +42,14 @@ def test_a_torn_file_is_named(tmp_path: pathlib.Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"it is not a checkpoint .* Leave --resume out"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_before_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint({"x": torch.ones(2)}, {"epoch": 1}))
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, framework="pt") as opened:
+        state = opened.metadata()["state"]
+    save_file({"x": torch.ones(2)}, path, metadata={"state": state})  # as it was written before
+    with pytest.raises(CheckpointError, match=r"in format 1, allowed 2\. Leave --resume out") as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)

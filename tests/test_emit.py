@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import pathlib
+import time
+import types
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +16,8 @@ import pytest
 from onnx_text import parse
 
 import mpqtool
+from mpqtool.emit import emit
+from mpqtool.errors import ModelError, VerificationError
 from mpqtool.reporter import Reporter
 
 
@@ -43,3 +50,43 @@ def test_open_sizes_cost_what_the_samples_cost(
     assert ("sizes: " in stream.getvalue()) == (sizes == "h,w")
     found = f"warning: the integer file has {result['bytes']['integer']} bytes, more than the "
     assert f"{found}{result['bytes']['float']} of the float file" in stream.getvalue()
+
+
+def test_a_lowering_that_fails_leaves_the_files_of_the_earlier_run(
+    tmp_path: pathlib.Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "net (float[n,3] x) => (float[n,4] y) { y = MatMul(x, w) }"
+    ir.save(parse(text, {"w": rng.normal(size=(3, 4))}), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.npz", x=rng.normal(size=(20, 3)).astype(np.float32))
+
+    def run(seed: int) -> None:
+        mpqtool.quantize(
+            tmp_path / "m.onnx", method="impq", out=tmp_path / "out", epochs=0, target_bits="W4A8", seed=seed
+        )
+
+    def written() -> dict[str, bytes]:
+        names = ("plan.json", "model.qdq.onnx", "model.int.onnx", "result.json", "report.html")
+        return {name: (tmp_path / "out" / name).read_bytes() for name in names}
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("stop")
+
+    run(0)
+    before = written()
+    monkeypatch.setattr("mpqtool.emit.lowered", fail)
+    with pytest.raises(ModelError, match="stop"):
+        run(1)
+    assert written() == before
+
+
+def test_a_process_beside_the_main_one_takes_no_result_of_an_earlier_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: Any = types.SimpleNamespace(out=tmp_path, started=time.perf_counter() - 100)
+    monkeypatch.setattr("mpqtool.emit.main_first", lambda: contextlib.nullcontext(False))
+    (tmp_path / "result.json").write_text("{}")
+    finished: Any = None
+    assert emit(job, finished).result == {}
+    os.utime(tmp_path / "result.json", (time.time() - 200,) * 2)
+    with pytest.raises(VerificationError, match="The main process wrote no"):
+        emit(job, finished)

@@ -86,6 +86,29 @@ def test_the_file_is_in_normal_form_with_batch_norm_and_names_kept(out: pathlib.
     assert [n.op_type for n in again.graph] == [n.op_type for n in model.graph.node]
 
 
+class _Upsampling(nn.Module):
+    input_shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 6, 2, stride=2)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.up(image).flatten(2).transpose(1, 2))
+        return logits
+
+
+def test_what_integers_need_is_not_in_the_float_file(out: pathlib.Path) -> None:
+    net = _Upsampling()
+    model = onnx.load(mpqtool.export_onnx(net, out))
+    ops = ["ConvTranspose", "Reshape", "Transpose", "MatMul", "Add"]
+    assert [node.op_type for node in model.graph.node] == ops
+    assert _stored(out)["up.weight"].shape == net.up.weight.shape
+    again = pipelines.normalize(load_model(out))
+    assert {"Conv", "Gemm"} < {node.op_type for node in again.graph}
+
+
 def test_two_exports_give_the_same_bytes(tmp_path: pathlib.Path, net: Net) -> None:
     first, second = (mpqtool.export_onnx(net, tmp_path / name) for name in ("a.onnx", "b.onnx"))
     assert first.read_bytes() == second.read_bytes()

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx_text import parse
 
+from mpqtool.checkpoint import Checkpoint
 from mpqtool.crosscheck import check_normal_form
 from mpqtool.data import Split
-from mpqtool.errors import DataError, ModelError, UnsupportedOpError
-from mpqtool.job import _split, prepare
+from mpqtool.errors import CheckpointError, DataError, ModelError, UnsupportedOpError
+from mpqtool.job import Job, _split, prepare
 from mpqtool.options import QuantizeOptions
 from mpqtool.passes.pipelines import normalize
 from mpqtool.reporter import Reporter
@@ -126,3 +128,25 @@ def test_a_network_that_becomes_integer_as_a_whole_needs_no_words(
     text = "net (float[n,3] x) => (float[n,4] y) { y = MatMul(x, w) }"
     x = rng.normal(size=(20, 3)).astype(np.float32)
     assert _prepared(tmp_path, text, {"w": rng.normal(size=(3, 4))}, x=x, x_test=x) == ""
+
+
+def test_a_run_goes_on_for_another_target_but_not_with_another_training(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    ir.save(
+        parse("net (float[n,3] x) => (float[n,4] y) { y = MatMul(x, w) }", {"w": rng.normal(size=(3, 4))}),
+        tmp_path / "m.onnx",
+    )
+    np.savez(tmp_path / "m.npz", x=rng.normal(size=(20, 3)).astype(np.float32))
+
+    def prepared(**options: Any) -> Job:
+        given = QuantizeOptions(out=str(tmp_path / "out"), **options)
+        return prepare(tmp_path / "m.onnx", given, Reporter(silent=True))
+
+    prepared(target="cuda").save("search", Checkpoint({}, {"epoch": 1}))
+
+    job = prepared(resume=True, lower="fastest", vnni=True)
+
+    assert job.checkpoint is not None
+    with pytest.raises(CheckpointError, match="--lr changed"):
+        prepared(resume=True, lr=0.5)

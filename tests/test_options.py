@@ -52,6 +52,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"resize": (0, 4)}, "resize must be a height and a width"),
         ({"mean": (float("nan"),)}, "mean must be finite"),
         ({"std": (0.0,)}, "std must be positive"),
+        ({"lower": "fastest", "target": "cuda"}, "measures files for target 'cpu', got 'cuda'"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:

@@ -20,7 +20,7 @@ KEYS = {
     "bytes": {"float", "integer", "weights_owed", "weights_stored"},
     "verify": {
         "passed", "provider", "codes_compared", "codes_different", "qdq_max_lsb", "qdq_rate",
-        "top1_agreement",
+        "top1_agreement", "local_max_lsb", "local_rate", "local_left_out",
     },
     "nodes": {"integer", "float", "mac_share_integer", "islands"},
     "history": None,

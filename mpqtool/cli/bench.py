@@ -14,10 +14,11 @@ import rich_click as click
 
 from mpqtool.runtime.providers import PROVIDERS
 
-from .common import echo_json, echo_table, json_option, number, sizes
+from .common import counted, echo_json, echo_table, json_option, number, sizes
 
 _PROVIDERS = ("auto", *PROVIDERS)
 _SHOWN = 6  # operators that are listed
+_VERBS = {"layout": "change the layout", "requantize": "requantise"}
 
 
 @click.command(
@@ -73,22 +74,32 @@ def _show(found: dict[str, Any]) -> None:
         ],
         header=("file", "ms", f"x {names[0]}", "bytes"),
     )
-    inputs = ", ".join(f"{name} {list(shape)}" for name, shape in found["inputs"].items())
-    threads = "all cores" if found["threads"] is None else f"{found['threads']} thread(s)"
-    click.echo(f"{inputs}; {threads}, {found['rounds']} rounds, {found['provider']}, {found['onnxruntime']}")
+    threads = "all cores" if found["threads"] is None else counted(found["threads"], "thread")
+    shapes = [list(row["inputs"].values()) for row in found["files"]]
+    click.echo(
+        f"input {_inputs(found['files'][0])}; {threads}, {counted(found['rounds'], 'round')}, "
+        f"{found['provider']}, ONNX Runtime {found['onnxruntime']}"
+    )
+    for name, row, shape in zip(names, found["files"], shapes, strict=True):
+        if shape != shapes[0]:
+            click.echo(f"not the same work: {name} has input {_inputs(row)}")
     for name, row in zip(names, found["files"], strict=True):
         if row["quantized"]:
             click.echo()
             _show_quantized(name, row)
 
 
+def _inputs(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row["inputs"].items())
+
+
 def _show_quantized(name: str, row: dict[str, Any]) -> None:
     share = row["share"]
     left = ", ".join(f"{op} {layer!r}" for layer, op in row["float_layers"][:_SHOWN])
     more = len(row["float_layers"]) - _SHOWN
-    click.echo(f"{name}, as ONNX Runtime runs it:")
+    click.echo(f"{name}, as ONNX Runtime runs it on the CPU:")
     click.echo(
-        f"  layers in float: {len(row['float_layers'])} ({share['float layer']:.0%} of the time)"
+        f"  layers in float: {len(row['float_layers'])} ({share['float_layer']:.0%} of the time)"
         f"{': ' + left if left else ''}{f' and {more} more' if more > 0 else ''}"
     )
     for kind in ("layout", "requantize"):
@@ -100,15 +111,12 @@ def _show_quantized(name: str, row: dict[str, Any]) -> None:
     click.echo(f"  time by operator, profiled, which adds about 1 us to each: {listed}")
     if row["saturating"]:
         click.echo(
-            f"  {len(row['saturating'])} layers could saturate on CPUs without VNNI, so give other numbers "
-            f"there: {', '.join(map(repr, row['saturating'][:_SHOWN]))}"
+            f"  {counted(len(row['saturating']), 'layer')} could saturate on CPUs without VNNI, where the "
+            f"file gives other numbers: {', '.join(map(repr, row['saturating'][:_SHOWN]))}"
             f"{' ...' if len(row['saturating']) > _SHOWN else ''}"
         )
     else:
         click.echo("  no layer can saturate, on any CPU")
-
-
-_VERBS = {"layout": "change the layout", "requantize": "requantise"}
 
 
 def _short(paths: list[str]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["echo_json", "echo_table", "json_option", "number", "numbers", "size", "sizes", "vnni_option"]
+__all__ = [
+    "counted", "echo_json", "echo_table", "json_option", "number", "numbers", "size", "sizes", "vnni_option",
+]  # fmt: skip
 
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rich_click as click
@@ -23,14 +26,23 @@ def vnni_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--vnni`` and ``--no-vnni``."""
     return click.option(
         "--vnni/--no-vnni", default=None,
-        help="Keep all weights int8, which saturates on CPUs without VNNI; or make a file that is exact on "
-        "every CPU.  [default: as this CPU is]",
+        help="Whether the file is for CPUs with VNNI only: instructions that add products of codes in 32 "
+        "bits. Others add in 16, where int8 weights can saturate; --no-vnni makes a file that is exact "
+        "on every CPU, but slower.  [default: --vnni if this CPU has it]",
     )(function)  # fmt: skip
 
 
 def echo_json(value: object) -> None:
-    """Print one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+    """Print one JSON document on standard output; NaN and infinity, which JSON has not, are null."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def echo_table(rows: Sequence[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
@@ -53,6 +65,11 @@ def number(value: float | None, unit: str = "", digits: int = 2) -> str:
         return "-"
     text = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
     return text + unit
+
+
+def counted(count: int, noun: str) -> str:
+    """Write ``1 layer`` or ``3 layers``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def size(text: str | tuple[int, int]) -> tuple[int, int]:

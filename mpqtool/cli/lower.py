@@ -35,18 +35,20 @@ _POOR = (
     default="full",
     show_default=True,
     type=click.Choice(LOWER),
-    help="In integers: what can be, or what is faster so on this machine, which is measured.",
+    help="full: all that can be is integer; fastest: what is slower in integers on this machine stays float.",
 )
 @vnni_option
 @click.option(
-    "--threads", type=click.IntRange(1), help="Measure fastest with so many.  [default: one per core]"
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of one operator, with --lower fastest.  [default: one per core]",
 )
 @click.option(
     "--size",
     "sizes_",
     multiple=True,
     metavar="NAME=N,N,N",
-    help="Measure fastest with this shape of an input that leaves more open than the batch; once per input.",
+    help="Shape of an input that leaves more open than the batch, with --lower fastest; once per input.",
 )
 @json_option
 def command(

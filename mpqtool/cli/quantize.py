@@ -59,7 +59,10 @@ def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Com
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
 @_option("resume", is_flag=True, help="Go on from the checkpoint in the run directory.")
 @_option("target", type=click.Choice(list(TARGETS)), help="What it is to run on; see `mpqtool lower --help`.")
-@_option("lower", type=click.Choice(LOWER), help="In integers: what can be, or what is faster so here.")
+@_option(
+    "lower", type=click.Choice(LOWER),
+    help="full: all that can be is integer; fastest: what is slower in integers on this machine stays float.",
+)  # fmt: skip
 @vnni_option
 @json_option
 def command(model: str, as_json: bool, **options: Any) -> None:

@@ -56,14 +56,24 @@ def command(
 
 
 def _show(found: dict[str, Any]) -> None:
+    islands, off = found["island_compared"], found["island_different"]
     rows = [
         ("verified", "yes" if found["passed"] else "no"),
         ("provider", str(found["provider"])),
         ("codes compared", number(found["codes_compared"])),
         ("codes different", number(found["codes_different"])),
+        ("codes behind float operators", number(islands)),
+        ("of these, different by one", f"{number(off)} ({off / islands:.4%})" if islands else "-"),
+        ("real values compared", number(found["real_compared"])),
         ("QDQ largest difference", number(found["qdq_max_lsb"], " codes")),
         ("QDQ codes that differ", "-" if found["qdq_rate"] is None else f"{found['qdq_rate']:.4%}"),
+    ]
+    rows += [
+        ("layer by layer, largest difference", number(found["local_max_lsb"], " codes")),
+        ("codes that differ so", "-" if found["local_rate"] is None else f"{found['local_rate']:.4%}"),
+        ("tensors not compared so", number(found["local_left_out"])),
     ]
     if found.get("first_different"):
         rows.append(("first different", str(found["first_different"])))
     echo_table(rows)
+    click.echo(f"reference compared with {', '.join(found['engines'])}")

@@ -13,15 +13,20 @@ from typing import Any
 
 from mpqtool.files import write_text
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def path_of(model: bytes, **circumstances: object) -> pathlib.Path:
-    """Where a choice for this model in these circumstances is kept: under ``XDG_CACHE_HOME``."""
+    """Where a choice for this model in these circumstances is kept: under ``XDG_CACHE_HOME``.
+
+    A relative one is to be ignored: XDG Base Directory Specification 0.8.
+    """
     digest = hashlib.sha256(model)
     digest.update(json.dumps([_FORMAT, circumstances], sort_keys=True, default=str).encode())
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(home) / "mpqtool" / "fastest" / f"{digest.hexdigest()[:32]}.json"
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not home.is_absolute():
+        home = pathlib.Path("~/.cache").expanduser()
+    return home / "mpqtool" / "fastest" / f"{digest.hexdigest()[:32]}.json"
 
 
 def load(path: pathlib.Path) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["cheapest"]
 
+import networkx as nx
+
 from .costs import Costs
 
 _QUANTIZE, _DEQUANTIZE = 0.9, 0.5
@@ -24,8 +26,6 @@ def cheapest(costs: Costs, *, weight: float = 1.0) -> frozenset[int]:
         costs: What was measured.
         weight: How much borders cost, against the figures of above.
     """
-    import networkx as nx  # type: ignore[import-untyped]  # torch brings it; only this needs it
-
     graph = nx.DiGraph()
     integer, real = "integer", "float"
     for unit, (in_integers, in_float) in enumerate(zip(costs.integer, costs.real, strict=True)):

@@ -36,21 +36,36 @@ def _add(op: Callable[..., Tensor], a: Any, b: Any) -> Any:
     Of a constant ``c`` in the place of one: ``(a - z_a) * (s_a / s_y) + c / s_y``.
     """
     if isinstance(a, Codes) and isinstance(b, Codes):
-        return Pending(
-            rescale=lambda scale: _sum(a, b, scale), real=lambda: a.real() + b.real(), late_zero=True
-        )
-    x, term = (a, b) if isinstance(a, Codes) else (b, a)
+        return _sum(a, b, 1)
+    return _shifted(a, b, 1) if isinstance(a, Codes) else _shifted(b, a, 1)
+
+
+def _subtract(op: Callable[..., Tensor], a: Any, b: Any) -> Any:
+    """As ``_add``, with ``-r_b``; of a constant with ``-c``, or with ``-s_b`` where it comes first."""
+    if isinstance(a, Codes) and isinstance(b, Codes):
+        return _sum(a, b, -1)
+    if isinstance(a, Codes):
+        return _shifted(a, -b, 1) if isinstance(b, Tensor) else NotImplemented
+    return _shifted(b, a, -1)
+
+
+def _sum(a: Codes, b: Codes, sign: int) -> Pending:
+    def over(scale: Tensor) -> Tensor:
+        ratios = arithmetic.add_ratios(float(a.scale), float(b.scale), float(scale))
+        return a.centered * float(ratios[0]) + b.centered * (sign * float(ratios[1]))
+
+    return Pending(rescale=over, real=lambda: a.real() + sign * b.real(), late_zero=True)
+
+
+def _shifted(x: Any, term: Any, sign: int) -> Any:
+    """``sign * x + term``; an offset is taken off the constant."""
     if not isinstance(x, Codes) or not isinstance(term, Tensor):
         return NotImplemented
     return Pending(
-        rescale=lambda scale: x.centered * (x.scale / scale) + term / scale,
-        real=lambda: x.real() + term,
+        rescale=lambda scale: x.centered * (sign * x.scale / scale) + term / scale,
+        real=lambda: sign * x.real() + term,
+        shifted=lambda offset: _shifted(x, term - offset, sign),
     )
 
 
-def _sum(a: Codes, b: Codes, scale: Tensor) -> Tensor:
-    ratios = arithmetic.add_ratios(float(a.scale), float(b.scale), float(scale))
-    return a.centered * float(ratios[0]) + b.centered * float(ratios[1])
-
-
-FORMS: dict[str, Callable[..., Any]] = {"Relu": _relu, "Clip": _clip, "Add": _add}
+FORMS: dict[str, Callable[..., Any]] = {"Relu": _relu, "Clip": _clip, "Add": _add, "Sub": _subtract}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .values import Codes, Pending
+from mpqtool.passes import arithmetic
 
-_FLOAT32_EXACT = 2**24
+from .values import Codes, Pending
 
 
 def _multiply(op: Callable[..., Tensor], a: Any, b: Any) -> Any:
@@ -38,6 +38,8 @@ def _scaled(x: Any, number: Any) -> Any:
         return NotImplemented
     if number.ndim > x.centered.ndim or not 0 < float(number) < float("inf"):
         return NotImplemented
+    # The number becomes part of a scale, and scales are constants here: sums and tables take them as plain
+    # numbers, so a gradient would reach it through some users of the codes and not through others.
     return dataclasses.replace(x, scale=x.scale * number.detach().reshape(()))
 
 
@@ -47,7 +49,7 @@ def _matmul(op: Callable[..., Tensor], a: Any, b: Any) -> Any:
         return NotImplemented
     largest = a.centered.shape[-1] * max(a.zero_point, a.high - a.zero_point)
     largest *= max(b.zero_point, b.high - b.zero_point)
-    exact = torch.float32 if largest < _FLOAT32_EXACT else torch.float64
+    exact = torch.float32 if largest < arithmetic.EXACT_BELOW else torch.float64
     acc, unit = op(a.centered.to(exact), b.centered.to(exact)).float(), a.scale * b.scale
     return Pending(rescale=lambda scale: acc * (unit / scale), real=lambda: acc * unit)
 

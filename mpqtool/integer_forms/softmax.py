@@ -17,7 +17,10 @@ from .values import Codes, Pending
 
 
 def _softmax(op: Callable[..., Tensor], x: Any, axis: int = -1) -> Any:
-    """``e / (sum(e) * s_y)``, ``e = exponentials[max(x) - x]``; the gradient is that of Softmax."""
+    """``e / (sum(e) * s_y)``, ``e = exponentials[max(x) - x]``; the gradient is that of Softmax.
+
+    An offset of the result is taken off in codes.
+    """
     if not isinstance(x, Codes):
         return NotImplemented
     codes = x.centered.detach()
@@ -25,10 +28,16 @@ def _softmax(op: Callable[..., Tensor], x: Any, axis: int = -1) -> Any:
     e = torch.tensor(functions.softmax_exponentials(float(x.scale)), device=codes.device)[distance]
     total = e.double().sum(axis, keepdim=True).float()
     smooth = op(x.real(), axis)
-    return Pending(
-        rescale=lambda scale: substitute(e / (total * scale), smooth / scale),
-        real=lambda: substitute(e / total, smooth),
-    )
+
+    def pending(offset: float) -> Pending:
+        less = torch.tensor(offset, device=codes.device)  # a number over a tensor would be rounded twice
+        return Pending(
+            rescale=lambda scale: substitute(e / (total * scale) - less / scale, (smooth - less) / scale),
+            real=lambda: substitute(e / total, smooth) - less,
+            shifted=pending,
+        )
+
+    return pending(0.0)
 
 
 FORMS: dict[str, Callable[..., Any]] = {"Softmax": _softmax}

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpqtool.passes import arithmetic
 from mpqtool.quantizers import round_ste
 
 from .values import Codes, Pending, WeightCodes
-
-_FLOAT32_EXACT = 2**24
 
 
 def _weighted(
@@ -26,7 +25,8 @@ def _weighted(
         return NotImplemented
     unit = x.scale * weight.scale
     bias_codes = _bias_codes(x, weight, bias)
-    exact = torch.float32 if _largest_sum(x, weight, bias_codes) < _FLOAT32_EXACT else torch.float64
+    small = _largest_sum(x, weight, bias_codes) < arithmetic.EXACT_BELOW
+    exact = torch.float32 if small else torch.float64
     codes = weight.codes.to(exact)
     with torch.backends.cudnn.flags(allow_tf32=False):
         acc = op(
@@ -45,7 +45,7 @@ def _pending(acc: Tensor, unit: Tensor) -> Pending:
     return Pending(
         rescale=lambda scale: acc.float() * (unit / scale),
         real=lambda: acc.float() * unit,
-        shifted=lambda offset: _pending(acc.double() - torch.round(offset / unit.double()), unit),
+        shifted=lambda offset: _pending(acc.double() - torch.round(_over(offset, unit)), unit),
     )
 
 
@@ -59,7 +59,13 @@ def _bias_codes(x: Codes, weight: WeightCodes, bias: Tensor | None) -> Tensor | 
 
 
 def _in_codes(x: Codes) -> Tensor:
-    return x.offset / x.scale.double()
+    return _over(x.offset, x.scale)
+
+
+def _over(number: float, unit: Tensor) -> Tensor:
+    """The quotient in float64; torch would round that of a number and a tensor twice."""
+    wide = unit.double()
+    return wide.new_tensor(number) / wide
 
 
 def _own_bias(op: Callable[..., Tensor], x: Any, weight: Any, bias: Tensor | None, offset: float) -> Any:

@@ -10,12 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mpqtool.passes.functions import HARD_SWISH_REACH
 from mpqtool.passes.plan import ActivationQuant
 
 from .rounding import round_ste
 
 _LEAST_REACH = 16
 """From here on, rounding real 3 to whole codes changes a scale by 3 % at most."""
+_LEAST = -1e30
+"""Stands for the infinity that a mask adds, which times a gradient of 0 is no number."""
 
 
 class ActivationQuantizer(nn.Module):
@@ -41,7 +44,9 @@ class ActivationQuantizer(nn.Module):
         padding: What layers pad the value with; see ``ActivationQuant``.
         carried: Whether the offset is taken off already by what comes before, as behind an average.
         before_hard_swish: Whether a HardSwish uses the value: then real 3 is rounded to whole codes, if
-            real -3 is in the range (``passes.functions.hard_swish_reach``).
+            HardSwish is a product of codes then (``passes.functions.hard_swish_reach``).
+        softmax_axis: The axis of a Softmax that uses the value, or None. What a mask sets far below the rest
+            is out of the range then.
 
     Shape:
         Input and output: any shape ``(batch, ...)``, same for both, float32. ``base``: ``()``.
@@ -64,11 +69,13 @@ class ActivationQuantizer(nn.Module):
         padding: Literal["offset", "zero"] = "offset",
         carried: bool = False,
         before_hard_swish: bool = False,
+        softmax_axis: int | None = None,
     ) -> None:
         super().__init__()
         self.name, self.tie, self.nonnegative = name, tie, nonnegative
         self.padding, self.carried = padding, carried
         self.before_hard_swish = before_hard_swish
+        self.softmax_axis = softmax_axis
         self.elements = 0  # of one sample; known once a batch went through
         self.base = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
         self.register_buffer("bits", torch.tensor(bits))
@@ -85,7 +92,7 @@ class ActivationQuantizer(nn.Module):
         # Where real 3 is a whole number of codes, HardSwish is a product of codes: a third of the time.
         three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
         reach = round_ste(three / scale)
-        fits = (reach >= _LEAST_REACH) & (reach <= self.zero_point)
+        fits = (reach >= _LEAST_REACH) & (reach <= self.zero_point.clamp(min=HARD_SWISH_REACH))
         return torch.where(fits, three / reach.clamp(min=1), scale)
 
     @property
@@ -109,6 +116,8 @@ class ActivationQuantizer(nn.Module):
         zero_point, high, shift = int(self.zero_point), self.high, self.shift
         if shift:
             x = x - shift
+        if self.softmax_axis is not None:
+            x = x.clamp(min=_LEAST)
         # LSQ's gradient scale 1 / sqrt(N * Q_P), N the features of one sample.
         self.elements = x[0].numel()
         damping = 1 / math.sqrt(max(self.elements, 1) * high)

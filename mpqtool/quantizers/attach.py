@@ -71,6 +71,7 @@ def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
             padding=activation.padding,
             carried=by_name[activation.name].meta.get("onnx_op") in POOLS,
             before_hard_swish="HardSwish" in users and _may_be_rounded(activation),
+            softmax_axis=_softmax_axis(by_name[activation.name]),
         )
         source = _insert(graph_module, by_name[activation.name], f"{_PREFIX}.a{index}", made)
         if activation.offset:
@@ -79,6 +80,14 @@ def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
     graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def _softmax_axis(source: fx.Node) -> int | None:
+    """The axis of the first Softmax that uses a value."""
+    for user in source.users:
+        if user.meta.get("onnx_op") == "Softmax" and user.target is torch.softmax:
+            return int(user.args[1])  # type: ignore[arg-type]  # a number, as the importer writes it
+    return None
 
 
 def _may_be_rounded(activation: ActivationQuant) -> bool:

@@ -20,6 +20,9 @@ from .activation import ActivationQuantizer
 SAMPLES_PER_VALUE = 2**14
 """Elements of a value that the fit looks at; more changed no fitted scale by more than 2 %."""
 
+_OUT_OF_SIGHT = 12.0
+"""So far below the largest, an exponential is 0 in integers: ``rint(2**16 * exp(-12))``."""
+
 _OCTAVE = [float(np.float32(2.0 ** (step / 24))) for step in range(24)]
 
 
@@ -38,7 +41,8 @@ def calibrate(
     """Set scale and zero point of each quantizer for the least squared error on the batches.
 
     Values are those that reach each quantizer while weights are quantized, and every other activation
-    that has numbers already.
+    that has numbers already. In front of Softmax, those that it makes 0 of count as the largest less 12, so
+    that a mask of -10000 or infinity does not take the range.
 
     Args:
         graph_module: A graph with attached quantizers.
@@ -119,7 +123,7 @@ def _fit_member(x: NDArray[np.float32], bits: int, nonnegative: bool, base: floa
         scale = np.float32(base * 2.0**exponent)
         for zero_point in _zero_points(smallest, largest, float(scale), high, nonnegative):
             back = dequantize(quantize(x, scale, zero_point, 0, high), scale, zero_point)
-            error = float(np.square(back - x, dtype=np.float32).mean()) / power
+            error = float(np.square(back - x, dtype=np.float64).mean()) / power
             if error < best.error:
                 best = _Fit(error, exponent, zero_point)
     return best
@@ -139,7 +143,7 @@ def _zero_points(smallest: float, largest: float, scale: float, high: int, nonne
 
 
 class _Collector(fx.Interpreter):
-    """Keep an even sample of what reaches the wanted quantizers; unset quantizers pass values through."""
+    """Keep a sample of what reaches the wanted quantizers; unset quantizers pass values through."""
 
     def __init__(self, module: fx.GraphModule, wanted: dict[int, ActivationQuantizer]) -> None:
         super().__init__(module)
@@ -151,12 +155,19 @@ class _Collector(fx.Interpreter):
         if isinstance(module, ActivationQuantizer):
             module.elements = args[0][0].numel()
             if id(module) in self.wanted:
-                flat = args[0].flatten() - module.shift
-                self.kept[id(module)].append(flat[:: max(1, len(flat) // SAMPLES_PER_VALUE)])
+                flat = _in_sight(args[0], module.softmax_axis).flatten() - module.shift
+                self.kept[id(module)].append(_drawn(flat))
                 return args[0]
             if bool(module.base.isnan()):
                 return args[0]
         return super().call_module(target, args, kwargs)
+
+
+def _in_sight(x: Tensor, softmax_axis: int | None) -> Tensor:
+    """The value with what a mask sets far below the rest no lower than Softmax can tell."""
+    if softmax_axis is None:
+        return x
+    return x.maximum(x.amax(softmax_axis, keepdim=True) - _OUT_OF_SIGHT)
 
 
 @torch.no_grad()
@@ -171,5 +182,12 @@ def _collect(
     for batch in batches:
         collector.run(*batch)
     graph_module.train(training)
-    values = {key: torch.cat(parts).cpu().numpy() for key, parts in collector.kept.items()}
-    return {key: x[:: max(1, len(x) // SAMPLES_PER_VALUE)] for key, x in values.items()}
+    return {key: _drawn(torch.cat(parts)).cpu().numpy() for key, parts in collector.kept.items()}
+
+
+def _drawn(values: Tensor) -> Tensor:
+    """At most ``SAMPLES_PER_VALUE`` of the values, always the same; every n-th could miss whole channels."""
+    if len(values) <= SAMPLES_PER_VALUE:
+        return values
+    drawn = torch.randint(len(values), (SAMPLES_PER_VALUE,), generator=torch.Generator().manual_seed(0))
+    return values[drawn.to(values.device)]

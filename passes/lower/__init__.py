@@ -36,7 +36,11 @@ from .target import NoteTargetPass
 
 
 def lowering_passes(
-    target: str, *, vnni: bool = False, float_layers: Mapping[str, str] | None = None
+    target: str,
+    *,
+    vnni: bool = False,
+    float_layers: Mapping[str, str] | None = None,
+    ignore_unknown: bool = False,
 ) -> tuple[ir.passes.PassBase, ...]:
     """The passes that make an integer graph of a QDQ graph.
 
@@ -44,6 +48,7 @@ def lowering_passes(
         target: What it is to run on, of ``targets.TARGETS``.
         vnni: Whether it is for CPUs with VNNI only.
         float_layers: Operators to leave in float; see ``KeepFloatPass``.
+        ignore_unknown: Whether names of no operator are ignored in ``float_layers``.
 
     Raises:
         PassError: The target is unknown.
@@ -54,7 +59,7 @@ def lowering_passes(
         )
     return (
         *canonical_passes(),
-        KeepFloatPass(float_layers or {}),
+        KeepFloatPass(float_layers or {}, ignore_unknown=ignore_unknown),
         LowerConvPass(),
         LowerBorderPass(),
         LowerGemmPass(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["LowerAveragePoolPass"]
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -102,26 +103,26 @@ def _written_out(
     counts: NDArray[np.int64], spatial: dict[str, list[int]],
 ) -> list[ir.Node]:  # fmt: skip
     """``clamp(rint(sum * factor) + z_y)`` step by step: the sum is a whole number that float32 holds."""
-    steps, real = Steps(graph, node), ir.DataType.FLOAT
-    shape = x.value.shape
+    steps = Steps(graph, node)
+
+    def real(op_type: str, label: str, *inputs: ir.Value, like: ir.Value, **attributes: Any) -> ir.Value:
+        return steps.add(op_type, inputs, ir.DataType.FLOAT, label=label, like=like, **attributes)
 
     def number(value: float) -> ir.Value:
         return steps.number(f"float{value:g}", np.float32(value))
 
-    value = steps.add("Cast", [x.value], real, label="float", to=real.value)
-    value.shape = shape
+    value, y = steps.cast(x.value, ir.DataType.FLOAT, label="float"), node.outputs[0]
     if x.zero_point:
-        value = steps.add("Sub", [value, number(x.zero_point)], real, label="centered")
-        value.shape = shape
+        value = real("Sub", "centered", value, number(x.zero_point), like=x.value)
     weight = steps.number("float_ones." + "x".join(map(str, ones)), np.ones(ones, np.float32))
-    value = steps.add("Conv", [value, weight], real, label="sum", group=ones[0], **spatial)
+    value = real("Conv", "sum", value, weight, like=y, group=ones[0], **spatial)
     factors = arithmetic.multiplier(x.scale, (1 / counts).astype(np.float32), end.scale)
-    factor = steps.number(f"{node.outputs[0].name}.factors", factors[None, None])
-    value = steps.add("Round", [steps.add("Mul", [value, factor], real, label="scaled")], real, label="round")
+    factor = steps.number(f"{y.name}.factors", factors[None, None])
+    value = real("Round", "round", real("Mul", "scaled", value, factor, like=y), like=y)
     if end.zero_point:
-        value = steps.add("Add", [value, number(end.zero_point)], real, label="shifted")
-    value = steps.add("Clip", [value, number(end.low), number(end.high)], real, label="clamped")
-    steps.add("Cast", [value], ir.DataType.UINT8, label="codes", to=ir.DataType.UINT8.value)
+        value = real("Add", "shifted", value, number(end.zero_point), like=y)
+    value = real("Clip", "clamped", value, number(end.low), number(end.high), like=y)
+    steps.cast(value, ir.DataType.UINT8, label="codes")
     return steps.nodes
 
 

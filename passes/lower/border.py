@@ -19,13 +19,12 @@ from .match import (
     Codes,
     Requantization,
     Weight,
+    accumulator_fault,
     dequantized,
     dequantized_bias,
     dequantized_weight,
     requantization,
 )
-
-_FLOAT32_EXACT = 2**24
 
 
 class LowerBorderPass(ir.passes.InPlacePass):
@@ -36,6 +35,10 @@ class LowerBorderPass(ir.passes.InPlacePass):
         codes = clamp(rint(float32(acc) * float32(s_x * s_w / s_y)) + z_y)
         acc = conv(x - z_x, w) + bias + rint(r / s_x * K)
         K[o, i, j] = the sum of the weight codes of kernel o whose taps are on the input at i, j
+
+    The map is rounded to whole steps of the accumulator, as a bias is: that moves a result by up to
+    ``s_x * s_w / s_y / 2`` codes. Where codes are few and the steps large, as with 1-bit activations, that is
+    several codes.
 
     QLinearConv has no map. The sums are those of a float32 Conv of integers where all of them are below
     2**24, proved from the weights, else of ConvInteger, whose weights are uint8 so that no CPU saturates.
@@ -112,8 +115,12 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
         node.attributes.get_ints("dilations", ones),
     )
     per_kernel = (-1, *ones)
-    added = arithmetic.border_bias(offset, x.scale, sums) + np.reshape(bias, per_kernel)
-    return replace(node, end, _Steps(graph, node, end).run(x, weight, added, places))
+    added = arithmetic.border_bias(offset, x.scale, sums).astype(np.int64) + np.reshape(bias, per_kernel)
+    flat = added.reshape(len(added), -1)
+    fault = accumulator_fault(x, weight, flat.max(axis=1)) or accumulator_fault(x, weight, flat.min(axis=1))
+    if fault is not None:
+        return refuse(node, fault)
+    return replace(node, end, _Steps(graph, node, end).run(x, weight, added.astype(np.int32), places))
 
 
 class _Steps:
@@ -133,7 +140,7 @@ class _Steps:
             np.abs(weight.codes), np.abs(added).reshape(len(added), -1).max(axis=1), 0, reach
         )
         x_zero, window = params(self.graph, x)[1], dict[str, Any](self.node.attributes)
-        if largest < _FLOAT32_EXACT:
+        if largest < arithmetic.EXACT_BELOW:
             centered = self._step("DequantizeLinear", x.value, one, x_zero)
             acc = self._step("Conv", centered, self._real_codes(weight), **window)
             acc = self._step("Add", self._step("Round", acc), self._map(added.astype(np.float32), places))

@@ -7,7 +7,7 @@ __all__ = ["canonical_passes"]
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..normalize import ConvertOpsetPass
+from ..normalize import ConvertOpsetPass, InferShapesPass, RewriteReduceMeanPass
 from . import foreign
 from .names import NameCodesPass
 
@@ -24,16 +24,19 @@ def canonical_passes() -> tuple[ir.passes.PassBase, ...]:
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         foreign.SpellQdqPass(),
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
+        InferShapesPass(),
         foreign.FoldQuantizedConstantsPass(),
         NameCodesPass(),  # before anything is inserted: these names are the same in the file as it is
         foreign.UnsignActivationsPass(),
         foreign.MergePairsPass(),
+        RewriteReduceMeanPass(),
         foreign.CanonicalLayersPass(),
         foreign.QuantizeMovesPass(),
         foreign.MergePairsPass(),
         foreign.RescalePass(),
         foreign.CenterWeightsPass(),
+        foreign.RaiseDeadScalesPass(),
+        foreign.CheckWidthsPass(),
         common.RemoveUnusedNodesPass(),
         NameCodesPass(),
     )

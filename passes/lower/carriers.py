@@ -72,13 +72,8 @@ class Carrier(Steps, abc.ABC):
         **attributes: Any,
     ) -> ir.Value:
         """Write one operator; its result has the shape of ``like``, by default that of the node's."""
-        result = self.add(op, inputs, dtype, label=op.lower(), **attributes)
-        result.shape = (self.node.outputs[0] if like is None else like).shape
-        return result
-
-    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """The same numbers as another type."""
-        return self("Cast", value, like=value, dtype=dtype, to=dtype.value)
+        like = self.node.outputs[0] if like is None else like
+        return self.add(op, inputs, dtype, label=op.lower(), like=like, **attributes)
 
     def scalar(self, value: float | np.float32) -> ir.Value:
         """A float32 constant of rank 0."""

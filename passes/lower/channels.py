@@ -1,8 +1,8 @@
-"""Follow the output channels of an integer layer to the layers that sum over them."""
+"""Integer layers, and what operators make of their output channels."""
 
 from __future__ import annotations
 
-__all__ = ["Channels", "Layer", "Region", "follow", "read"]
+__all__ = ["UNKNOWN", "Channels", "Layer", "channel_count", "looked_up", "read", "through"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .. import arithmetic, cost
+from .. import arithmetic, cost, functions
 from ..constants import scalar_of
-from ..values import array, int_attribute, is_op, text_attribute
+from ..values import array, int_attribute, is_op, only_user, text_attribute
 from .build import CONTRIB
 
 Int = NDArray[np.int64]
-_UNKNOWN = -1
+UNKNOWN = -1
+"""Stands for the code of a channel that has several."""
 _BIAS = {("", "QLinearConv"): 8, (CONTRIB, "QGemm"): 6}
 
 
@@ -79,27 +80,12 @@ class Channels:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which channels have one code."""
-        found: NDArray[np.bool_] = self.codes != _UNKNOWN
+        found: NDArray[np.bool_] = self.codes != UNKNOWN
         return found
 
     def with_codes(self, codes: NDArray[np.generic] | int) -> Channels:
         """Other codes, where there is one."""
-        return Channels(self.index, np.where(self.known, np.asarray(codes, np.int64), _UNKNOWN))
-
-
-@dataclasses.dataclass(frozen=True)
-class Region:
-    """What becomes of the codes of a layer.
-
-    Attributes:
-        values: All that hold its channels, from its own codes on.
-        depthwise: Convolutions between these.
-        sinks: Layers that sum over the channels, with what they take in.
-    """
-
-    values: dict[ir.Value, Channels]
-    depthwise: list[Layer]
-    sinks: list[tuple[Layer, Channels]]
+        return Channels(self.index, np.where(self.known, np.asarray(codes, np.int64), UNKNOWN))
 
 
 def read(node: ir.Node) -> Layer | None:
@@ -124,43 +110,15 @@ def read(node: ir.Node) -> Layer | None:
         multiplier, zero = np.broadcast_to(factors, (len(codes),)), int(point)
     if bias is None:
         return None
-    weight = codes.astype(np.int64) - int(w_zero.reshape(-1)[0])
+    weight = codes - w_zero.astype(np.int64).reshape(-1, *[1] * (codes.ndim - 1))  # one, or one per kernel
     return Layer(node, weight, bias.astype(np.int64), bias_at, int(x_zero), multiplier, zero)
 
 
-def follow(layer: Layer) -> Region | None:
-    """The region of a layer; None where its channels go anywhere else, or come in groups."""
-    if layer.group != 1 or layer.multiplier is None:
-        return None
-    index = np.arange(len(layer.weight))[:, None]
-    empty = ~layer.weight.reshape(len(index), -1).any(axis=1)
-    first = Channels(index, np.where(empty, layer.codes(layer.bias), _UNKNOWN))
-    region = Region({}, [], [])
-    waiting = [(layer.node.outputs[0], first)]
-    while waiting:
-        value, channels = waiting.pop()
-        if value in region.values or value.is_graph_output() or _size(value) is None:
-            return None  # in two places of a Concat, shown, or not known
-        region.values[value] = channels
-        for use in value.uses():
-            user = read(use.node) if use.idx == 0 else None
-            if user is not None and user.group == 1:
-                region.sinks.append((user, channels))
-                continue
-            after = _through(use.node, user, value, channels)
-            if after is None:
-                return None
-            if user is not None:
-                region.depthwise.append(user)
-            waiting.append((use.node.outputs[0], after))
-    return region if region.sinks else None
-
-
-def _through(node: ir.Node, layer: Layer | None, value: ir.Value, channels: Channels) -> Channels | None:
+def through(node: ir.Node, layer: Layer | None, value: ir.Value, channels: Channels) -> Channels | None:
     """The channels behind an operator that works on each by itself; None if it is none."""
     if layer is not None:
         return _depthwise(layer, channels)
-    if is_op(node, "Identity", "MaxPool"):  # what MaxPool pads with is never the largest
+    if is_op(node, "Cast", "Identity", "MaxPool"):  # what MaxPool pads with is never the largest
         return channels if len(node.outputs) == 1 else None
     if is_op(node, "Clip"):
         low, high = (scalar_of(bound) for bound in node.inputs[1:3])
@@ -173,7 +131,39 @@ def _through(node: ir.Node, layer: Layer | None, value: ir.Value, channels: Chan
         return _mean(node, value, channels)
     if node.domain == CONTRIB and node.op_type == "QLinearConcat":
         return _joined(node, value, channels)
+    if node.domain == CONTRIB and node.op_type in ("QLinearSigmoid", "QLinearLeakyRelu"):
+        return _function(node, channels)
     return None
+
+
+def looked_up(node: ir.Node, value: ir.Value) -> tuple[Int, ir.Node] | None:
+    """The table that codes go through, and the Reshape behind it that gives them their shape again."""
+    shape, rank = array(node.inputs[1]) if len(node.inputs) > 1 else None, len(value.shape or ())
+    if not is_op(node, "Reshape") or shape is None or shape.tolist() != [-1] or rank < 2:
+        return None
+    table: Int | None = None
+    user = only_user(node.outputs[0])
+    while user is not None and not is_op(user, "Reshape"):
+        if is_op(user, "GatherElements") and table is None:
+            numbers = array(user.inputs[0])
+            table = None if numbers is None or numbers.shape != (256,) else numbers.astype(np.int64)
+        elif not is_op(user, "Cast"):
+            return None
+        user = only_user(user.outputs[0])
+    if user is None or table is None or array(user.inputs[1]) is None:
+        return None
+    return None if user.outputs[0].shape != value.shape else (table, user)
+
+
+def _function(node: ir.Node, channels: Channels) -> Channels | None:
+    params = _scalars(node.inputs[1:5])
+    if params is None:
+        return None
+    x_scale, x_zero, y_scale, y_zero = params
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    reals = functions.outputs(node.op_type.removeprefix("QLinear"), float(x_scale), int(x_zero), **attributes)
+    table = arithmetic.quantize(reals, y_scale, int(y_zero), 0, 255)
+    return channels.with_codes(table[channels.codes])
 
 
 def _depthwise(layer: Layer, channels: Channels) -> Channels | None:
@@ -185,7 +175,7 @@ def _depthwise(layer: Layer, channels: Channels) -> Channels | None:
     acc = layer.bias.copy()
     acc[order] += taps.sum(axis=1) * centered
     known = channels.known & ((centered == 0) | (not layer.is_padded)) | ~taps.any(axis=1)
-    return Channels(channels.index, np.where(known, layer.codes(acc)[order], _UNKNOWN))
+    return Channels(channels.index, np.where(known, layer.codes(acc)[order], UNKNOWN))
 
 
 def _flat(node: ir.Node, value: ir.Value, channels: Channels) -> Channels | None:
@@ -213,7 +203,7 @@ def _joined(node: ir.Node, value: ir.Value, channels: Channels) -> Channels | No
     if int_attribute(node, "axis", 1) != 1 or parts.count(value) != 1:
         return None
     place = parts.index(value)
-    sizes = [_size(part) for part in parts[:place]]
+    sizes = [channel_count(part) for part in parts[:place]]
     params = _scalars([*node.inputs[3 * place + 3 : 3 * place + 5], *node.inputs[:2]])
     if None in sizes or params is None:
         return None
@@ -231,7 +221,7 @@ def _scalars(values: Sequence[ir.Value | None]) -> list[Any] | None:
     return None if any(number is None for number in found) else found
 
 
-def _size(value: ir.Value | None) -> int | None:
+def channel_count(value: ir.Value | None) -> int | None:
     """The number of channels."""
     shape = value.shape if value is not None else None
     size = shape[1] if shape is not None and len(shape) > 1 else None

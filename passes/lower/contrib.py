@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EXACT_BELOW", "FORMS", "Form"]
+__all__ = ["FORMS", "Form"]
 
 import math
 from collections.abc import Callable
@@ -16,9 +16,6 @@ from .carriers import Carrier, Side, parameters, side
 
 Form = Callable[[Carrier, ir.Node], ir.Value | None]
 """Writes the steps of a node; None where it has inputs that lowering never writes."""
-
-EXACT_BELOW = 2**24
-"""Sums of integers whose magnitudes add up to less are exact in float32, in any order."""
 
 
 def _add(steps: Carrier, node: ir.Node) -> ir.Value | None:
@@ -67,7 +64,7 @@ def _average(steps: Carrier, node: ir.Node) -> ir.Value | None:
     known = [size for size in sizes if isinstance(size, int)]
     count = math.prod(known) if len(known) == len(sizes) else None
     terms, axes = steps.real(x, 1), steps.integers(range(2, len(shape)))
-    if count is not None and count * 255 < EXACT_BELOW:
+    if count is not None and count * 255 < arithmetic.EXACT_BELOW:
         total = steps("ReduceSum", terms, axes, keepdims=1)
     else:
         double = ir.DataType.DOUBLE

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from .. import arithmetic, metadata
 from ..constants import constant
 from .build import lower_each, params, refuse, replace, weight_inputs
-from .match import dequantized, dequantized_bias, dequantized_weight, requantization
+from .match import accumulator_fault, dequantized, dequantized_bias, dequantized_weight, requantization
 
 
 class LowerConvPass(ir.passes.InPlacePass):
@@ -21,7 +21,8 @@ class LowerConvPass(ir.passes.InPlacePass):
     taken off in the bias, ``bias - rint(r / (s_x * s_w))``.
 
     A Conv is left alone if its input or weight is not quantized, the weight is
-    scaled along another axis, its bias is computed, or its result is not only quantized.
+    scaled along another axis, its bias is computed, its accumulator could leave int32, or its result is not
+    only quantized.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,6 +45,9 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
             return refuse(node, "its bias is computed")
     if end.offset:
         bias = arithmetic.shift_bias(0 if bias is None else bias, x.scale, weight.scale, end.offset)
+    fault = accumulator_fault(x, weight, 0 if bias is None else bias)
+    if fault is not None:
+        return refuse(node, fault)
     if bias is not None:
         inputs.append(constant(graph, metadata.codes_name(bias_name), bias))
     conv = ir.node(

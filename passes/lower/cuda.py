@@ -10,7 +10,7 @@ import onnx_ir as ir
 from .. import metadata
 from ..constants import constant
 from ..placement import MOVES
-from ..values import array, bypass, gathered_names, is_op, only_user, replace_value, unused_name
+from ..values import array, gathered_names, is_op, only_user, replace_value, unused_name
 from . import contrib, cuda_layers, sums
 from .build import CONTRIB
 from .carriers import OF_CODES, Carrier, FloatCarrier, install, parameters, side
@@ -29,8 +29,9 @@ class CarryInFloatPass(ir.passes.InPlacePass):
     with Gemm, and QLinearMatMul with MatMul. Other operators on codes are written out, one IEEE operation a
     step; those that only move codes stay. The codes of weights are int8, to be packed as ever, and cast.
 
-    A graph input or output that is uint8 stays that. An operator that has no such form, or of which one
-    channel alone could leave the integers of float32, stays on uint8 between two Cast.
+    A graph input or output that is uint8 stays that, and codes are cast back for the graphs of If and Loop.
+    An operator that has no such form, or of which one channel alone could leave the integers of float32,
+    stays on uint8 between two Cast.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -54,6 +55,7 @@ class _Conversion:
         outputs = [str(value.name) for value in self.graph.outputs if value.dtype is _UINT8]
         changed = [self._begin(value) for value in self.graph.inputs if value.dtype is _UINT8]
         changed += [self._convert(node) for node in list(self.graph)]
+        changed += [self._captured(value) for node in list(self.graph) for value in node.outputs]
         changed += [self._finish(name) for name in outputs]
         return any(changed)
 
@@ -87,6 +89,19 @@ class _Conversion:
         self.carried.add(cast.outputs[0])
         return True
 
+    def _captured(self, value: ir.Value) -> bool:
+        """Cast codes back for the nodes of a branch or a loop, which are left as they are."""
+        uses = [use for use in value.uses() if use.node.graph is not self.graph]
+        if value not in self.carried or not uses:
+            return False
+        cast = self._new("Cast", value, unused_name(self.graph, f"{value.name}.uint8"), _UINT8)
+        for use in uses:
+            use.node.replace_input_with(use.idx, cast.outputs[0])
+        maker = value.producer()
+        assert maker is not None  # what is carried is made here
+        self.graph.insert_after(maker, cast)
+        return True
+
     def _finish(self, name: str) -> bool:
         """Cast a graph output back."""
         index = next(i for i, value in enumerate(self.graph.outputs) if value.name == name)
@@ -115,7 +130,7 @@ class _Conversion:
     def _cast(self, node: ir.Node) -> bool:
         x, out = node.inputs[0], node.outputs[0]
         if x in self.carried and out.dtype is _FLOAT:
-            return bypass(node)
+            return False  # no step any more, and runtimes drop it; it tells real values from codes
         if out.dtype is not _UINT8 or x is None or (out.is_graph_output() and not out.uses()):
             return False
         maker = x.producer()

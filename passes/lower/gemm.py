@@ -11,7 +11,14 @@ from .. import arithmetic, metadata
 from ..constants import constant
 from ..values import array, is_canonical_gemm
 from .build import CONTRIB, lower_each, params, refuse, replace, shaped, weight_inputs
-from .match import Weight, dequantized, dequantized_bias, dequantized_weight, requantization
+from .match import (
+    Weight,
+    accumulator_fault,
+    dequantized,
+    dequantized_bias,
+    dequantized_weight,
+    requantization,
+)
 
 
 class LowerGemmPass(ir.passes.InPlacePass):
@@ -20,8 +27,8 @@ class LowerGemmPass(ir.passes.InPlacePass):
     With a Q behind it the result is uint8, as for Conv, offset and all. Without, it is float32,
     ``float32(acc) * float32(s_x * s_w)``, straight from the accumulator: logits lose nothing.
 
-    A Gemm is left alone if its input or weight is not quantized, its bias is computed or of rank 2,
-    or it is not of the form ``x @ w.T + bias``.
+    A Gemm is left alone if its input or weight is not quantized, its bias is computed or
+    differs between rows, its accumulator could leave int32, or it is not of the form ``x @ w.T + bias``.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -40,10 +47,14 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     bias, bias_name = None, f"{node.outputs[0].name}.bias"
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias, bias_name = dequantized_bias(node.inputs[2], x.scale * weight.scale), str(node.inputs[2].name)
+        bias = bias[0] if bias is not None and bias.ndim == 2 and len(bias) == 1 else bias
         if bias is None or bias.shape != weight.codes.shape[:1]:
             return refuse(node, "its bias is computed, or not one number per kernel")
     if end is not None and end.offset:
         bias = arithmetic.shift_bias(0 if bias is None else bias, x.scale, weight.scale, end.offset)
+    fault = accumulator_fault(x, weight, 0 if bias is None else bias)
+    if fault is not None:
+        return refuse(node, fault)
     inputs.append(None if bias is None else constant(graph, metadata.codes_name(bias_name), bias))
     if end is None:
         return _lower_to_float(node, inputs, weight)

@@ -6,6 +6,7 @@ __all__ = [
     "Codes",
     "Requantization",
     "Weight",
+    "accumulator_fault",
     "dequantized",
     "dequantized_bias",
     "dequantized_weight",
@@ -17,12 +18,14 @@ import dataclasses
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .. import arithmetic, metadata
 from ..constants import scalar_of
 from ..plan import Grid
 from ..values import array, only_user
+
+_LARGEST_ACCUMULATOR = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,17 @@ def weight_fault(node: ir.Node) -> str | None:
     if scale.size > 1 and scale.shape != codes.shape[:1]:
         return f"has scales of shape {list(scale.shape)}, allowed one per kernel, {[len(codes)]}"
     return None
+
+
+def accumulator_fault(x: Codes, weight: Weight, bias: ArrayLike) -> str | None:
+    """Why a sum of products and a bias does not fit int32; None if it does, whatever the input.
+
+    A bias code at the very end of int32 is one that did not fit.
+    """
+    bound = arithmetic.accumulator_bound(weight.codes, bias, -x.zero_point, x.high - x.zero_point)
+    if bound < _LARGEST_ACCUMULATOR:
+        return None
+    return f"its accumulator can reach {bound}, allowed less than {_LARGEST_ACCUMULATOR}"
 
 
 def dequantized_bias(value: ir.Value | None, unit: NDArray[np.float32]) -> NDArray[np.int32] | None:

@@ -9,7 +9,7 @@ import itertools
 import onnx_ir as ir
 
 from .. import metadata
-from ..values import array, numbered
+from ..values import array, names, numbered
 from .build import CONTRIB
 from .foreign.activations import code_shift, codes_of
 from .foreign.pairs import same_grid
@@ -27,8 +27,7 @@ class NameCodesPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        taken = {value.name for node in model.graph for value in node.outputs}
-        taken |= set(model.graph.initializers) | {value.name for value in model.graph.inputs}
+        taken = names(model.graph)
         seen: dict[ir.Value, list[ir.Node]] = {}
         renamed = 0
         for node in model.graph:

@@ -61,7 +61,7 @@ class PackWeightsPass(ir.passes.InPlacePass):
         model.graph.insert_before(next(iter(model.graph)), nodes)
         for function in unpack_functions({node.op_type for node in nodes if node.domain}):
             model.functions.setdefault(function.identifier(), function)
-        model.graph.opset_imports.setdefault(metadata.DOMAIN, 1)
+        model.graph.opset_imports[metadata.DOMAIN] = metadata.PACKED
         logger.info("Packed %d weights", len(weights))
         return ir.passes.PassResult(model, modified=True)
 
@@ -151,6 +151,8 @@ def _weight(node: ir.Node) -> _Weight | None:
     stored, offset = array(value), _own_offset(value) if alone else array(node.inputs[at + 2])
     bits = np.array(metadata.from_digits(noted))
     if value is None or stored is None or offset is None or set(bits.tolist()) == {8}:
+        return None
+    if np.any(offset != offset.reshape(-1)[0]):  # one for each kernel, as other tools may have
         return None
     zero = int(offset.reshape(-1)[0])
     flat = stored.reshape(len(stored), -1).astype(np.int16) - np.int16(zero)

@@ -11,8 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .. import metadata
+from ..constants import constant
 from ..values import add_initializer, array, own
-from .channels import Channels, Layer, Region, follow, read
+from .channels import Channels, Layer, read
+from .region import Region, follow
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,9 @@ class PruneKernelsPass(ir.passes.InPlacePass):
     """Remove each kernel whose channel has one code ``c`` wherever it is summed over.
 
     Kernels of 0 bits do so from the start, ``c = clamp(rint(float32(bias) * M) + z_y)``, as do other kernels
-    of zeros, and those of a depthwise convolution make constants of any channel. Between the layer and
-    the ones that sum over it there may be Clip, MaxPool, averages, Flatten, Concat and depthwise
-    convolutions, whose kernels go too. What the channel adds to an accumulator goes into the bias:
+    of zeros, and those of a depthwise convolution make constants of any channel. Between the layer and the
+    ones that sum over it there may be Clip, MaxPool, averages, functions of one number, Flatten, Concat and
+    depthwise convolutions, whose kernels go too. What the channel adds to an accumulator goes into the bias:
 
         bias[o] += (c - z_x) * sum(w[o, channel])
 
@@ -75,6 +77,8 @@ def _prune(graph: ir.Graph, node: ir.Node, step: int) -> int:
         _fold(graph, sink, channels, gone)
     for value, channels in region.values.items():
         _note(value, channels, gone)
+    for reshape in region.shaped:
+        _reshape(graph, reshape)
     return int(gone.sum())
 
 
@@ -135,6 +139,14 @@ def _fold(graph: ir.Graph, sink: Layer, channels: Channels, gone: NDArray[np.boo
             _replace(graph, node, sink.bias_at, bias)
     _remember_size(sink)
     _replace(graph, node, 3, held[:, _left(channels, gone, held.shape[1])])
+
+
+def _reshape(graph: ir.Graph, node: ir.Node) -> None:
+    """Let a Reshape give the shape that its result has by now."""
+    shape = node.outputs[0].shape
+    assert shape is not None  # the channels of what is followed are known
+    sizes = [size if isinstance(size, int) else -1 for size in shape]
+    node.replace_input_with(1, constant(graph, "shape." + "x".join(map(str, sizes)), np.array(sizes)))
 
 
 def _replace(graph: ir.Graph, node: ir.Node, index: int, numbers: NDArray[np.generic]) -> None:

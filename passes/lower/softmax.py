@@ -8,11 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from .. import functions
-from ..constants import constant
 from ..values import int_attribute
 from .build import lower_each, refuse, replace
 from .match import Codes, Requantization, dequantized, requantization
-from .written_out import WrittenOut
+from .steps import Steps
 
 
 class LowerSoftmaxPass(ir.passes.InPlacePass):
@@ -36,43 +35,46 @@ def _lower(graph: ir.Graph, node: ir.Node) -> bool:
     x = dequantized(node.inputs[0])
     if x is None:
         return refuse(node, "its input is not quantized")
-    end = requantization(node)
+    end = requantization(node, with_offset=True)
     if end is None:
         return refuse(node, "its result is used before it is quantized")
     return replace(node, end, _written_out(graph, node, x, end), clamped=True)
 
 
 def _written_out(graph: ir.Graph, node: ir.Node, x: Codes, end: Requantization) -> list[ir.Node]:
-    written = WrittenOut(graph, node)
+    steps, int32 = Steps(graph, node), ir.DataType.INT32
 
-    def real(op_type: str, label: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        return written.add(op_type, label, list(inputs), ir.DataType.FLOAT, **attributes)
+    def real(op_type: str, label: str, *inputs: ir.Value, like: ir.Value | None = None) -> ir.Value:
+        return steps.add(op_type, inputs, ir.DataType.FLOAT, label=label, like=like)
 
     def number(value: int) -> ir.Value:
-        return constant(graph, f"float{value}", np.float32(value))
+        return steps.number(f"float{value}", np.float32(value))
 
     axis = int_attribute(node, "axis", -1)
-    axes = constant(graph, f"axis{axis}", np.array([axis]))
-    largest = written.add("ReduceMax", "max", [x.value, axes], ir.DataType.UINT8, keepdims=1)
-    largest = written.cast("max.int32", largest, ir.DataType.INT32)
-    codes = written.cast("int32", x.value, ir.DataType.INT32)
-    distance = written.add("Sub", "distance", [largest, codes], ir.DataType.INT32)
-    table = constant(graph, f"{x.name}.exponentials", functions.softmax_exponentials(float(x.scale)))
-    e = written.reshape(written.look_up(distance, table, x.value), x.value)
+    axes = steps.number(f"axis{axis}", np.array([axis]))
+    largest = steps.add("ReduceMax", [x.value, axes], ir.DataType.UINT8, label="max", keepdims=1)
+    largest = steps.cast(largest, int32, label="max.int32")
+    codes = steps.cast(x.value, int32, label="int32")
+    distance = steps.add("Sub", [largest, codes], int32, label="distance", like=x.value)
+    table = steps.number(f"{x.name}.exponentials", functions.softmax_exponentials(float(x.scale)))
+    e = steps.looked_up(distance, table, x.value)
     length = x.value.shape[axis] if x.value.shape is not None else None
-    if isinstance(length, int) and length <= functions.FLOAT32_SUM:
-        total = real("ReduceSum", "sum", e, axes, keepdims=1)
-    else:
-        double = ir.DataType.DOUBLE
-        wide = written.cast("double", e, double)
-        total = written.add("ReduceSum", "sum.double", [wide, axes], double, keepdims=1)
-        total = written.cast("sum", total, ir.DataType.FLOAT)
-    total = real("Mul", "sum.scaled", total, constant(graph, f"{end.name}.scale", end.scale))
-    result = real("Round", "rounded", real("Div", "over_scale", e, total))
+    narrow = isinstance(length, int) and length <= functions.FLOAT32_SUM
+    terms = e if narrow else steps.cast(e, ir.DataType.DOUBLE, label="double")
+    assert terms.dtype is not None  # the one of the two lines above
+    total = steps.add("ReduceSum", [terms, axes], terms.dtype, label="sum", keepdims=1)
+    if not narrow:
+        total = steps.cast(total, ir.DataType.FLOAT, label="sum.float")
+    total = real("Mul", "sum.scaled", total, steps.number(f"{end.name}.scale", end.scale))
+    result = real("Div", "over_scale", e, total, like=e)
+    if end.offset:
+        less = steps.number(f"{end.name}.less", end.offset / end.scale)
+        result = real("Sub", "less", result, less, like=e)
+    result = real("Round", "rounded", result, like=e)
     if end.zero_point:
-        result = real("Add", "shifted", result, number(end.zero_point))
+        result = real("Add", "shifted", result, number(end.zero_point), like=e)
     most = end.zero_point + int(1 / float(end.scale) * (1 + 1e-6) + 0.5)  # the code of 1, and a little more
-    if end.low > end.zero_point or end.high < most:
-        result = real("Clip", "clamped", result, number(end.low), number(end.high))
-    written.cast("codes", result, ir.DataType.UINT8)
-    return written.nodes
+    if end.offset or end.low > end.zero_point or end.high < most:
+        result = real("Clip", "clamped", result, number(end.low), number(end.high), like=e)
+    steps.cast(result, ir.DataType.UINT8, label="codes")
+    return steps.nodes

@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..arithmetic import EXACT_BELOW
 from ..constants import scalar_of
 from ..placement import MOVES
 from ..values import is_op
 from .carriers import Carrier
-from .contrib import EXACT_BELOW
 
 Int = NDArray[np.int64]
 Multiply = Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]

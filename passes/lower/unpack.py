@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..metadata import DOMAIN
+from ..metadata import DOMAIN, PACKED
 from ..plan import Grid
 
 FIELDS = "UnpackFields"
@@ -129,6 +129,6 @@ class _Body:
         values = [value for node in self.nodes for value in node.outputs]
         for index, value in enumerate(values):
             value.name = f"t{index}"
-        imports = {"": 21, DOMAIN: 1} if any(node.domain for node in self.nodes) else {"": 21}
+        imports = {"": 21, DOMAIN: PACKED} if any(node.domain for node in self.nodes) else {"": 21}
         graph = ir.Graph(inputs, [result], nodes=self.nodes, opset_imports=imports)
         return ir.Function(domain=DOMAIN, name=name, graph=graph, attributes=[])

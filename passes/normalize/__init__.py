@@ -61,11 +61,15 @@ from .statistics import SeparateStatisticsPass
 from .transpose import MergeTransposePass
 
 
-def normal_form(parameters: Collection[str] | None = None) -> ir.passes.PassManager:
+def normal_form(
+    parameters: Collection[str] | None = None, *, for_integers: bool = True
+) -> ir.passes.PassManager:
     """The passes of the normal form, BatchNormalization kept, in order.
 
     Args:
         parameters: Names of all parameters, if they are known: no other bias of zeros is one.
+        for_integers: Whether ConvTranspose, and MatMul of rank 3 and more, become Conv and Gemm. In float
+            these are slower, the first up to several times, and the weights have other shapes.
     """
     return ir.passes.PassManager(
         [
@@ -101,11 +105,11 @@ def normal_form(parameters: Collection[str] | None = None) -> ir.passes.PassMana
             FusePadIntoConvPass(),
             RewriteReduceMeanPass(),
             CanonicalizeReshapePass(),
-            FlattenMatMulPass(),
+            *([FlattenMatMulPass()] if for_integers else []),
             CanonicalizeGemmPass(),
             FuseAddIntoConvBiasPass(),
             RemoveZeroBiasPass(parameters),
-            RewriteConvTransposePass(),
+            *([RewriteConvTransposePass()] if for_integers else []),
             SeparateStatisticsPass(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),

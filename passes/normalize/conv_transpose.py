@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["RewriteConvTransposePass"]
+__all__ = ["RewriteConvTransposePass", "refusal"]
 
 import logging
 import math
@@ -60,7 +60,7 @@ class RewriteConvTransposePass(ir.passes.InPlacePass):
         with gathered_names(model.graph):
             for node in model.graph:
                 window = _window(node) if is_op(node, "ConvTranspose") else None
-                if window is not None:
+                if isinstance(window, _Window):
                     _rewrite(node, window, self)
                     rewritten += 1
         if rewritten:
@@ -76,27 +76,39 @@ class _Window(NamedTuple):
     crop: list[tuple[int, int]]
 
 
-def _window(node: ir.Node) -> _Window | None:
-    """How the Conv pads and what is cropped of its result; None for what is left alone."""
+def refusal(node: ir.Node) -> str | None:
+    """Why a ConvTranspose is left alone; None if it is not."""
+    window = _window(node)
+    return window if isinstance(window, str) else None
+
+
+def _window(node: ir.Node) -> _Window | str:
+    """How the Conv pads and what is cropped of its result; or why the node is left alone."""
     weight, attributes = array(node.inputs[1]), node.attributes
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if weight is None or weight.dtype != np.float32 or (bias is not None and array(bias) is None):
-        return None
-    if not is_activation(node.inputs[0]) or "output_shape" in attributes:
-        return None
+        return "its weight or bias is no float32 constant"
+    if not is_activation(node.inputs[0]):
+        return "its input is a constant"
+    if "output_shape" in attributes or text_attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        return "its padding is automatic"
     rank = weight.ndim - 2
+    if rank not in (1, 2):
+        return f"it has {rank} spatial dimensions, allowed 1 and 2"
     strides = list(attributes.get_ints("strides", [1] * rank))
-    if text_attribute(node, "auto_pad", "NOTSET") != "NOTSET" or rank not in (1, 2) or len(set(strides)) > 1:
-        return None
+    if len(set(strides)) > 1:
+        return f"its strides are {strides}, allowed are equal ones"
     if any(size != 1 for size in attributes.get_ints("dilations", [1] * rank)):
-        return None
+        return "it has dilations"
     pads = list(attributes.get_ints("pads", [0] * 2 * rank))
     more = list(attributes.get_ints("output_padding", [0] * rank))
     begins, ends, crop = [], [], []
     for axis, (size, stride) in enumerate(zip(weight.shape[2:], strides, strict=True)):
         begin, end = pads[axis], pads[axis + rank] - more[axis]
-        if size % stride or max(begin, end) >= size:
-            return None
+        if size % stride:
+            return f"its kernel size {size} is no multiple of its stride {stride}"
+        if max(begin, end) >= size:
+            return "it is padded by a whole kernel"
         begins.append(size // stride - 1 - begin // stride)
         ends.append(size // stride - 1 - end // stride)
         crop.append((begin % stride, end % stride))

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ..values import array, is_op
+from .ceil_mode import whole_windows
 
 LARGEST = 2**20
 """Elements of what is computed beforehand, where it is larger than what it is made of."""
@@ -18,12 +19,52 @@ class InferShapesPass(ir.passes.InPlacePass):
 
     Not strict: an operator of another domain does not cost the shapes of all others. It would compute
     every Range of constants, however long; if one is, the values of sizes are left out.
+
+    For a pool with ``ceil_mode`` ONNX counts a window that would begin in the padding at the end, which no
+    runtime computes (operator MaxPool, attribute ``ceil_mode``). Its shape, and all behind it, are inferred
+    again as those of a pool that is padded until the last window is whole.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
         short = all(range_length(node) <= LARGEST for node in nodes)
-        return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=short)(model)
+        infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=short)
+        modified = infer(model).modified
+        written: dict[ir.Node, dict[str, ir.Attr]] = {}
+        try:
+            for node in nodes:  # in the order of computation: what a pool takes is right
+                whole = whole_windows(node)
+                if whole is None or _has_sizes(node, whole.sizes):
+                    continue
+                written[node] = dict(node.attributes)
+                node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+                node.attributes["pads"] = ir.AttrInt64s("pads", whole.pads)
+                _forget(node)
+                modified |= infer(model).modified
+        finally:
+            for node, attributes in written.items():
+                node.attributes.clear()
+                node.attributes.update(attributes)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _has_sizes(node: ir.Node, sizes: list[int]) -> bool:
+    shape = node.outputs[0].shape
+    return shape is not None and list(shape[2:]) == sizes
+
+
+def _forget(node: ir.Node) -> None:
+    """Drop the shapes of what a node makes, and of all that is made of it, but for graph outputs."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        found = waiting.pop()
+        for value in found.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+        for user in found.successors():
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
 
 
 def range_length(node: ir.Node) -> float:

@@ -15,7 +15,7 @@ from ..constants import constant
 from ..errors import ModelError
 from ..place import entries
 from ..plan import ActivationQuant, Plan, WeightQuant
-from ..values import all_values, array, names, unused_name
+from ..values import all_values, array, names, take_name, unused_name
 from .offsets import is_carried, pads_with_zero
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
         ir.TensorType(ir.DataType.UINT8),
         value.shape,
     )
+    take_name(graph, codes.name)
     new.append(ir.node("DequantizeLinear", [codes, scale, zero], metadata_props=dict(notes)))
     real = new[-1].outputs[0]
     real.name, real.type, real.shape = unused_name(graph, f"{name}.dq"), value.type, value.shape

@@ -8,9 +8,11 @@ import onnx_ir as ir
 
 from ..errors import PlanError
 from ..place import owners
-from ..placement import CLAMPS, POOLS, is_pass_through, is_weighted
+from ..placement import CLAMPS, POOLS, chain_end, is_pass_through, is_weighted
 from ..plan import ActivationQuant, Plan
 from ..values import all_values, array, is_op, text_attribute
+
+_OF_WHOLE_CODES = ("Add", "Concat", "MatMul", "Mul", "Sub")
 
 
 def check_offsets(model: ir.Model, plan: Plan) -> None:
@@ -20,15 +22,18 @@ def check_offsets(model: ir.Model, plan: Plan) -> None:
     constants add: then the result of the pool has the same offset. All else would have to know the real
     value: a product, a function, a bound, a sum of two values, an output of the model.
 
+    The result of a sum or product of two activations has none, nor that of a Concat: ONNX Runtime's operators
+    for these add whole codes alone.
+
     Raises:
-        PlanError: Something else uses it.
+        PlanError: Something else uses it, or makes it.
     """
     for name, reason in _faults(model, plan).items():
         offset = next(a.offset for a in plan.activations if a.name == name)
         raise PlanError(
             f"Plan does not fit the model: activation {name!r} has the offset {offset:.6g}, but {reason}; "
-            "allowed are Conv and Gemm, also behind moves and average pools of the same offset. Snap it: "
-            "write the offset 0, or use quantize.snap."
+            "users allowed are Conv and Gemm, also behind moves and average pools of the same offset. "
+            "Snap it: write the offset 0, or use quantize.snap."
         )
 
 
@@ -69,6 +74,10 @@ def _faults(model: ir.Model, plan: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     if not any(a.offset for a in plan.activations):
         return found
+    for node in model.graph:
+        made = plan.activation(str(chain_end(node).name))
+        if made is not None and made.offset and is_op(node, *_OF_WHOLE_CODES) and _has_no_constant(node):
+            found[made.name] = f"{_called(node)} makes it, of whole codes alone"
     owner = owners(model, plan)
     for value in all_values(model.graph):
         entry = plan.activation(owner.get(str(value.name), ""))
@@ -77,7 +86,7 @@ def _faults(model: ir.Model, plan: Plan) -> dict[str, str]:
         if entry.offset and value.is_graph_output():
             found.setdefault(entry.name, f"{value.name!r} is an output of the model")
         for use in value.uses():
-            called = f"{use.node.op_type} {use.node.name or use.node.outputs[0].name!r}"
+            called = _called(use.node)
             result = plan.activation(owner.get(str(use.node.outputs[0].name), ""))
             if is_op(use.node, *POOLS) and result is not None and result.offset != entry.offset:
                 one, other = (entry, result) if entry.offset else (result, entry)
@@ -88,6 +97,14 @@ def _faults(model: ir.Model, plan: Plan) -> dict[str, str]:
             if reason is not None:
                 found.setdefault(entry.name, f"{called} {reason}")
     return found
+
+
+def _called(node: ir.Node) -> str:
+    return f"{node.op_type} {node.name or node.outputs[0].name!r}"
+
+
+def _has_no_constant(node: ir.Node) -> bool:
+    return all(array(value) is None for value in node.inputs)
 
 
 def _refusal(node: ir.Node, index: int, entry: ActivationQuant) -> str | None:

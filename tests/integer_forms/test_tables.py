@@ -50,7 +50,7 @@ def _sides(draw: st.DrawFn, *, scales: tuple[float, ...], lowest: float) -> Side
 @pytest.mark.parametrize("op", [*OPERATORS, "Softmax <axis = -1> (x)", "Softmax <axis = 1> (x)"])
 @settings(max_examples=4)
 @given(
-    x=_sides(scales=(3 / 64, 3 / 40, 3 / 7), lowest=-2.5),
+    x=_sides(scales=(3 / 64, 3 / 40, 3 / 7, 3 / 127), lowest=-2.5),
     f=_sides(scales=(1 / 255, 1 / 256, 0.5), lowest=-3),
     behind=st.sampled_from(["", "Relu", "Clip"]),
 )
@@ -61,7 +61,7 @@ def test_all_engines_agree(op: str, x: Side, f: Side, behind: str) -> None:
     _assert_all_agree(*network(op, x, f, behind=behind, shape="N, 3, 5"))
 
 
-@pytest.mark.parametrize("zero", [64, 130, 255])
+@pytest.mark.parametrize("zero", [0, 63, 64, 130, 255])
 def test_all_engines_agree_on_products(zero: int) -> None:
     _assert_all_agree(*network("HardSwish (x)", Side(3 / 64, zero), Side(0.0217, 31)))
 

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from mpqtool.passes.constants import constant, scalar_of
+from mpqtool.passes.values import gathered_names, take_name
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def test_names_of_other_values_are_not_taken(name: str) -> None:
     assert found.name == f"{name}_1"
     assert constant(graph, name, np.float32(1)) is found
     assert constant(graph, name, np.float32(2)).name == f"{name}_2"
+
+
+def test_gathered_names_are_those_that_are_given(graph: ir.Graph) -> None:
+    with gathered_names(graph):
+        first = constant(graph, "a", np.float32(1))
+        take_name(graph, "b")
+        with gathered_names(graph):
+            assert constant(graph, "a", np.float32(1)) is first
+            assert constant(graph, "a", np.float32(2)).name == "a_1"
+        assert constant(graph, "b", np.float32(1)).name == "b_1"
+
+    assert constant(graph, "b", np.float32(1)).name == "b"
 
 
 def test_scalar_of_one_element_only(graph: ir.Graph) -> None:

@@ -47,6 +47,12 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path: pathlib.Path) -> None
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_says_what_is_wrong(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(IsADirectoryError, match="it is a folder") as caught:
+        write_whole(tmp_path, b"new")
+    assert caught.value.strerror == "it is a folder. Give the name of a file"  # what ``save_model`` shows
+
+
 def test_a_missing_folder_is_not_made(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "no" / "a.bin", b"new")

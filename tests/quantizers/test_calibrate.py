@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from mpqtool.passes.arithmetic import dequantize, quantize
-from mpqtool.quantizers.calibrate import fit_tie
+from mpqtool.quantizers.calibrate import _drawn, fit_tie
 
 
 def _error(x: np.ndarray, scale: float, zero_point: int, bits: int) -> float:
@@ -52,3 +53,10 @@ def test_a_value_that_is_always_zero_gets_a_usable_scale() -> None:
     base, (fit,) = fit_tie([np.zeros(10, np.float32)], [4], [True])
     assert math.isfinite(base * 2.0**fit.exponent)
     assert fit.zero_point == 0
+
+
+def test_channels_of_few_values_are_not_missed() -> None:
+    values = torch.arange(8.0).repeat(2**15)  # every 16th is the same channel
+
+    assert set(_drawn(values).tolist()) == set(range(8))
+    assert torch.equal(_drawn(values), _drawn(values))

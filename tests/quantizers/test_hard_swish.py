@@ -78,10 +78,17 @@ def test_the_scale_moves_by_half_a_code_in_three_at_most(reach: int) -> None:
     assert whole == pytest.approx(scale, rel=0.5 / reach)
 
 
+@pytest.mark.parametrize("zero_point", [0, 94, 127])
+def test_a_scale_that_is_coarse_enough_needs_no_minus_3_in_its_range(zero_point: int) -> None:
+    whole = float(_quantizer(3 / 127.4, zero_point).scale.detach())
+
+    assert functions.hard_swish_reach(whole, zero_point) == 127
+
+
 @pytest.mark.parametrize(
     ("scale", "zero_point", "before_hard_swish"),
     [
-        pytest.param(0.0314, 94, True, id="the-range-ends-above-minus-3"),
+        pytest.param(3 / 127.6, 127, True, id="the-range-ends-above-minus-3"),
         pytest.param(0.25, 100, True, id="coarse"),
         pytest.param(9.0, 100, True, id="very-coarse"),
         pytest.param(0.0314, 128, False, id="no-hard-swish"),

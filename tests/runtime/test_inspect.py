@@ -58,7 +58,8 @@ def test_widths_are_read_from_the_file(paths: dict[str, pathlib.Path], kind: str
     assert [row["activation_bits"] for row in rows.values()] == [8, 6, 6, 6]
     bits = 4 * (WEIGHTS["w0"] + WEIGHTS["w2"] + WEIGHTS["w3"]) + (0 + 1 + 4 + 9 + 8) * WEIGHTS["w1"] / 8
     assert facts["bits"]["weights_eff"] == pytest.approx(bits / sum(WEIGHTS.values()))
-    values = {8: 2 * 64, 6: 4 * 16 + 8}  # x; m0, which two layers read, and f. No layer reads the sum.
+    # x; r0, whose codes MaxPool hands to two layers, and g, those of f. No layer reads the sum.
+    values = {8: 2 * 64, 6: 4 * 64 + 8}
     expected = sum(width * count for width, count in values.items()) / sum(values.values())
     assert facts["bits"]["activations_eff"] == pytest.approx(expected)
     assert facts["bytes"]["weights_owed"] == bits / 8
@@ -231,13 +232,20 @@ def _facts(
             id="constant-operand",
         ),
         pytest.param("y = AveragePool <kernel_shape = [3, 3]> (c)", [], id="none"),
+        pytest.param(
+            'y = Resize <mode = "linear"> (c, , up)',
+            [("Resize", "its result holds other numbers than its input")],
+            id="resize",
+        ),
     ],
 )
 def test_float_operators_are_islands_with_a_reason(
     tmp_path: pathlib.Path, body: str, islands: list[tuple[str, str]]
 ) -> None:
     text = f"net (float[N, 2, 8, 8] x) => (float[A, B, C, D] y) {{ c = Conv (x, w) {body} }}"
-    weights = {"w": np.ones((2, 2, 1, 1)), **({"k": np.ones((1, 2, 1, 1))} if "k)" in body else {})}
+    constants = {"k)": np.ones((1, 2, 1, 1)), "up)": np.array([1.0, 1, 2, 2], np.float32)}
+    used = {name[:-1]: numbers for name, numbers in constants.items() if name in body}
+    weights = {"w": np.ones((2, 2, 1, 1)), **used}
 
     nodes = _facts(tmp_path, text, weights, (3, 2, 8, 8))["nodes"]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -88,3 +90,39 @@ def test_sums_on_a_gpu_are_not_rounded_on_the_way(model: bytes, monkeypatch: pyt
     (name, options), cpu = asked
     assert (name, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options == {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+
+
+def test_a_refused_provider_pours_out_nothing_of_its_own(
+    model: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where CUDA is built in but not there, ONNX Runtime says so in lines of its own."""
+    levels = []
+    set_level = ort.set_default_logger_severity
+
+    class Talkative:
+        def __init__(self, *args: object, **options: object) -> None:
+            print("EP Error")  # noqa: T201
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(session.ort, "InferenceSession", Talkative)
+    monkeypatch.setattr(session.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        session.ort, "set_default_logger_severity", lambda level: (levels.append(level), set_level(level))
+    )
+
+    with pytest.raises(RuntimeFault, match="granted CPUEx"):
+        make_session(model, provider="cuda")
+
+    assert capfd.readouterr() == ("", "")
+    assert levels == [4, 2]
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="not built in")
+def test_a_cuda_that_cannot_be_loaded_is_refused_in_silence(
+    model: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(RuntimeFault):
+        make_session(model, provider="cuda")
+    assert capfd.readouterr() == ("", "")

@@ -36,6 +36,29 @@ def test_an_island_may_be_off_by_one(found: tuple[int, int], different: int, off
     assert (tally.first_different is None) is (different == 0)
 
 
+@pytest.mark.parametrize(("size", "off", "passed"), [(1000, 100, True), (1000, 101, False), (9, 3, True)])
+def test_few_codes_of_an_island_may_be_off(size: int, off: int, passed: bool) -> None:
+    tally = _tally("island")
+    expected = np.zeros(size, np.uint8)
+    found = expected.copy()
+    found[:off] = 1
+
+    tally.batch({"v": expected}, {"a": {"v": found}})
+    tally.limit_islands()
+
+    assert (tally.first_different is None) is passed
+
+
+def test_engines_that_come_later_do_not_count_again() -> None:
+    tally = _tally("codes", "a", "b")
+
+    tally.batch(_codes(1, 2), {"a": _codes(1, 2)})
+    tally.batch(_codes(1, 2), {"b": _codes(1, 2)}, again=True)
+
+    assert tally.complete
+    assert tally.rows[0].compared == 2
+
+
 def test_not_a_number_differs() -> None:
     tally = _tally("float")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = [
     "CanonicalLayersPass",
     "CenterWeightsPass",
+    "CheckWidthsPass",
     "ExplainPass",
     "FoldQuantizedConstantsPass",
     "MergePairsPass",
     "QuantizeMovesPass",
+    "RaiseDeadScalesPass",
     "RescalePass",
     "SpellQdqPass",
     "UnsignActivationsPass",
@@ -22,5 +24,7 @@ from .layers import CanonicalLayersPass
 from .moves import QuantizeMovesPass
 from .pairs import MergePairsPass
 from .rescale import RescalePass
+from .scales import RaiseDeadScalesPass
 from .spelling import SpellQdqPass
 from .weights import CenterWeightsPass
+from .widths import CheckWidthsPass

@@ -15,6 +15,7 @@ from ..match import dequantized, dequantized_weight, weight_fault
 from .constants import block_size
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_USED_BEFORE = "its result is used before it is quantized"
 
 
 class ExplainPass(ir.passes.InPlacePass):
@@ -38,6 +39,8 @@ class ExplainPass(ir.passes.InPlacePass):
 
 def _reason(node: ir.Node) -> str | None:
     weighted = is_op(node, *_WEIGHTED)
+    if not weighted and REASON not in node.meta:
+        return None  # no pass looked at it: it has no integer form, whatever is around it
     for index, value in enumerate(node.inputs):
         source = value.producer() if value is not None else None
         if source is not None and is_op(source, "Add") and metadata.OFFSET in source.metadata_props:
@@ -47,12 +50,13 @@ def _reason(node: ir.Node) -> str | None:
             if weighted and index < 2 and not (constant and index == 0):
                 return f"its {('input', 'weight')[index]} is not quantized"
         elif weighted and index == 1 and constant:
+            if is_op(node, "ConvTranspose"):
+                return "it has no integer form, and its weight is quantized: only a float one becomes a Conv"
             if dequantized_weight(value) is None:
                 return f"its weight {_weight_fault(source)}"
         elif not constant and dequantized(value) is None:
             return f"its input has {_fault(source)}"
-    vague = node.meta.get(REASON) in (None, "its result is used before it is quantized")
-    return _result_fault(node) if vague and not is_op(node, "Gemm") else None  # a Gemm may give float
+    return _result_fault(node) if node.meta.get(REASON) == _USED_BEFORE else None
 
 
 def _result_fault(node: ir.Node) -> str | None:

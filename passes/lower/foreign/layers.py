@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CanonicalLayersPass"]
+__all__ = ["CanonicalLayersPass", "real_constant"]
 
 import logging
 
@@ -38,7 +38,7 @@ class CanonicalLayersPass(ir.passes.InPlacePass):
        ``s_x * s_w`` once.
 
     Left alone: transA, an ``alpha`` that is not positive, weights with scales block by block, computed
-    biases, a MatMul of which more than one size but the last is free.
+    biases, a MatMul of unknown rank.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -64,7 +64,7 @@ def _write_gemm(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     dequantize = _weight(node)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    numbers = None if bias is None or beta == 1.0 else _real(bias)
+    numbers = None if bias is None or beta == 1.0 else real_constant(bias)
     if dequantize is None or (bias is not None and beta != 1.0 and numbers is None):
         return False
     weight = _transposed(graph, dequantize, np.float32(alpha), swap=not transposed)
@@ -81,7 +81,7 @@ def _write_matmul(graph: ir.Graph, node: ir.Node) -> bool:
     if x is None or x.shape is None or dequantize is None or array(x) is not None:
         return False
     rows, folded = list(x.shape[:-1]), len(x.shape) != 2
-    if folded and (not rows or sum(not isinstance(size, int) for size in rows) > 1):
+    if not rows:
         return False
     weight = _transposed(graph, dequantize, np.float32(1), swap=True)
     assert weight.shape is not None  # it is made with one
@@ -104,13 +104,30 @@ def _write_matmul(graph: ir.Graph, node: ir.Node) -> bool:
         made = gemm.outputs[0]
         made.name, made.type = unused_name(graph, f"{out.name}.product"), out.type
         made.shape = ir.Shape([None, kernels])
-        sizes = [size if isinstance(size, int) else -1 for size in rows]
-        shape = constant(graph, "shape." + "x".join(map(str, [*sizes, kernels])), np.array([*sizes, kernels]))
-        new.append(ir.node("Reshape", [made, shape]))
+        computed, shape = _shape_behind(graph, x, kernels)
+        new += [*computed, ir.node("Reshape", [made, shape])]
     last = new[-1].outputs[0]
     last.name, last.type, last.shape = out.name, out.type, out.shape
     ir.convenience.replace_nodes_and_values(graph, gone[-1], gone, new, [out], [last])
     return True
+
+
+def _shape_behind(graph: ir.Graph, x: ir.Value, kernels: int) -> tuple[list[ir.Node], ir.Value]:
+    """The shape of ``x`` with another last size, and the nodes that compute it where several are free."""
+    assert x.shape is not None  # the caller has looked
+    sizes = [size if isinstance(size, int) else -1 for size in x.shape[:-1]]
+    if sizes.count(-1) <= 1:
+        name = "shape." + "x".join(map(str, [*sizes, kernels]))
+        return [], constant(graph, name, np.array([*sizes, kernels]))
+    rows = ir.node("Shape", [x], {"end": -1})
+    last = constant(graph, f"size.{kernels}", np.array([kernels]))
+    shape = ir.node("Concat", [rows.outputs[0], last], {"axis": 0})
+    for made, label in ((rows, "sizes"), (shape, "shape")):
+        value = made.outputs[0]
+        value.name = made.name = unused_name(graph, f"{x.name}.{label}{kernels}")
+        value.type = ir.TensorType(ir.DataType.INT64)
+        value.shape = ir.Shape([len(sizes) + (made is shape)])
+    return [rows, shape], shape.outputs[0]
 
 
 def _row_behind(graph: ir.Graph, value: ir.Value, kernels: int, rank: int) -> tuple[ir.Node, ir.Value] | None:
@@ -119,7 +136,7 @@ def _row_behind(graph: ir.Graph, value: ir.Value, kernels: int, rank: int) -> tu
     if add is None or not is_op(add, "Add"):
         return None
     other = add.inputs[1] if add.inputs[0] is value else add.inputs[0]
-    held = None if other is None else _real(other)
+    held = None if other is None else real_constant(other)
     if other is None or held is None or not 1 <= held.ndim <= rank:
         return None
     if held.shape != (1,) * (held.ndim - 1) + (kernels,):
@@ -141,7 +158,7 @@ def _float_constant(graph: ir.Graph, node: ir.Node, index: int) -> bool:
     )
     if codes is None or (index == 2 and codes.dtype == np.int32 and not np.any(0 if zero is None else zero)):
         return False
-    numbers = _real(value)
+    numbers = real_constant(value)
     if numbers is None:
         return False
     node.replace_input_with(index, constant(graph, f"{value.name}.real", numbers))
@@ -183,12 +200,12 @@ def _transposed(graph: ir.Graph, dequantize: ir.Node, factor: np.float32, *, swa
     return real
 
 
-def _real(value: ir.Value) -> NDArray[np.float32] | None:
+def real_constant(value: ir.Value | None) -> NDArray[np.float32] | None:
     """A constant, stored as it is or as codes; float32."""
     held = array(value)
     if held is not None:
         return held if held.dtype == np.float32 else None
-    node = value.producer()
+    node = value.producer() if value is not None else None
     if node is None or not is_op(node, "DequantizeLinear") or block_size(node):
         return None
     codes, scale = array(node.inputs[0]), array(node.inputs[1])

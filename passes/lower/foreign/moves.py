@@ -12,7 +12,7 @@ from ... import metadata
 from ...placement import CLAMPS, is_pass_through
 from ...values import is_op, only_user, unused_name
 from ..match import dequantized, requantization
-from .activations import code_shift
+from .activations import code_shift, codes_of
 from .pairs import same_grid
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class QuantizeMovesPass(ir.passes.InPlacePass):
     ``Conv -> QuantizeLinear -> DequantizeLinear -> Reshape -> QuantizeLinear``
 
     Exact: what is moved is on the grid already, and moving, choosing and bounding by 0 commute with
-    rounding.
+    rounding. So does the Clip of narrower codes, which the pair gets too.
 
     Left alone: results that are only quantized to the same grid, or only outputs of the graph; a Clip with
     bounds that need not lie on the grid.
@@ -80,21 +80,30 @@ def _before(graph: ir.Graph, quantize: ir.Node) -> int:
 
 
 def _insert(graph: ir.Graph, value: ir.Value, like: ir.Node, *, users: list[tuple[ir.Node, int]]) -> None:
-    """Let users of a value use it behind a pair with the scale, zero point and width of ``like``."""
-    notes = {k: v for k, v in like.metadata_props.items() if k == metadata.BITS}
-    quantize = ir.node("QuantizeLinear", [value, *like.inputs[1:]])
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *like.inputs[1:]], metadata_props=notes)
-    codes, real = quantize.outputs[0], dequantize.outputs[0]
+    """Let users of a value use it behind a pair with the scale, zero point and Clip of ``like``."""
+    held = like.inputs[0] if is_op(like, "DequantizeLinear") else codes_of(like)
+    clip = held.producer() if held is not None else None
+    nodes = [ir.node("QuantizeLinear", [value, *like.inputs[1:]])]
+    notes = {}
+    if clip is not None and is_op(clip, "Clip"):
+        nodes.append(ir.node("Clip", [nodes[0].outputs[0], *clip.inputs[1:]]))
+        notes = {k: v for k, v in like.metadata_props.items() if k == metadata.BITS}
     zero = like.inputs[2] if len(like.inputs) > 2 else None
-    codes.name = unused_name(graph, metadata.codes_name(str(value.name)))
-    codes.type, codes.shape = ir.TensorType((zero.dtype if zero else None) or ir.DataType.UINT8), value.shape
+    for made in nodes:
+        codes, name = made.outputs[0], str(value.name)
+        codes.name = unused_name(graph, metadata.codes_name(name) if made is nodes[-1] else f"{name}.wide")
+        codes.type = ir.TensorType((zero.dtype if zero else None) or ir.DataType.UINT8)
+        codes.shape = value.shape
+    nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], *like.inputs[1:]], metadata_props=notes))
+    real = nodes[-1].outputs[0]
     real.name, real.type, real.shape = unused_name(graph, f"{value.name}.dq"), value.type, value.shape
-    quantize.name, dequantize.name = codes.name, real.name
+    for made in nodes:
+        made.name = made.outputs[0].name
     for user, index in users:
         user.replace_input_with(index, real)
     producer = value.producer()
     first = next(iter(graph))
     if producer is None:
-        graph.insert_before(first, [quantize, dequantize])
+        graph.insert_before(first, nodes)
     else:
-        graph.insert_after(producer, [quantize, dequantize])
+        graph.insert_after(producer, nodes)

@@ -146,6 +146,34 @@ def test_a_constant_keeps_its_precision(scale: float, bits: int) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=level)
 
 
+@pytest.mark.parametrize("bits", [5, 8])
+@pytest.mark.parametrize(
+    ("term", "scale", "form"),
+    [
+        pytest.param(0.1234, S * 1.7, ["QLinearAdd", "Clip"], id="clear-of-boundaries"),
+        pytest.param([-0.1234], S * 1.7, ["QLinearAdd", "Clip"], id="of-rank-1"),
+        pytest.param(S, S * 2, ["DequantizeLinear", "Add", "QuantizeLinear"], id="on-boundaries"),
+    ],
+)
+def test_one_number_is_added_by_an_integer_operator(
+    term: float | list[float], scale: float, form: list[str], bits: int
+) -> None:
+    number = np.array(term, np.float32)
+    qdq = _model((S, S, scale), (128, 0, 17), bits, number)
+    codes = run_onnx(qdq, {"a": FEEDS["a"]}, expose=["a.codes"])["a.codes"]
+    expected = arithmetic.shift_codes(codes, S, 128, number, np.float32(scale), 17, 17, 2**bits - 1)
+
+    lowered = LowerAddPass()(qdq).model
+
+    found = ops(lowered)
+    start = found.index("Add") - 1 if "Add" in form else found.index("QLinearAdd")
+    assert found[start:][: len(form)] == form
+    lowered.graph.opset_imports["com.microsoft"] = 1
+    for level in LEVELS:
+        made = run_onnx(lowered, {"a": FEEDS["a"]}, level=level, expose=["y.codes"])["y.codes"]
+        np.testing.assert_array_equal(made, expected, err_msg=level)
+
+
 def _float_operand(model: ir.Model) -> None:
     next(n for n in model.graph if n.op_type == "Add").replace_input_with(1, model.graph.inputs[1])
 

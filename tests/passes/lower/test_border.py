@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_text import ops
 
-from mpqtool.passes import metadata
+from mpqtool.passes import arithmetic, metadata
 from mpqtool.passes.lower import border
 from mpqtool.passes.lower.build import REASON
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
+from mpqtool.passes.values import set_array
+from mpqtool.runtime.reference import Reference
+from mpqtool.runtime.session import LEVELS
 
 X = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
 _CONV = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
@@ -67,7 +70,7 @@ def _qdq(size: str = "6", weight_bits: int = 4) -> ir.Model:
 
 def test_both_forms_give_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     in_float = lower(_qdq())
-    monkeypatch.setattr(border, "_FLOAT32_EXACT", 0)
+    monkeypatch.setattr(arithmetic, "EXACT_BELOW", 0)
     in_integers = lower(_qdq())
 
     assert "Conv" in ops(in_float)
@@ -77,9 +80,29 @@ def test_both_forms_give_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None
             run_onnx(m, {"x": X}, level=level, expose=["y.codes"])["y.codes"] for m in (in_float, in_integers)
         ]
         np.testing.assert_array_equal(*found)
-    # 18 taps of 255 * 15 are far below 2**24; the file holds the 4-bit codes and no float weight.
-    assert metadata.DOMAIN in {node.domain for node in in_float.graph}
+    # 18 taps of 255 * 15 are far below 2**24.
     assert not any(metadata.ISLAND in node.metadata_props for node in in_float.graph)
+
+
+@pytest.mark.parametrize("limit", [2**24, 0])
+def test_the_weight_is_packed_in_both_forms(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "EXACT_BELOW", limit)
+    rng = np.random.default_rng(0)
+    text = "net (float[N, 8, 6, 6] x) => (float[N, 32, 6, 6] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    model = normal(text, {"w": rng.normal(size=(32, 8, 3, 3))})
+    feeds = {"x": rng.normal(size=(2, 8, 6, 6)).astype(np.float32)}
+    plan = calibrated(model, feeds, weight_bits=2)
+    x = plan.activations[0].model_copy(update={"offset": -0.0123, "padding": "zero"})
+
+    lowered = lower(quantize(model, plan.replaced(activations=[x, *plan.activations[1:]])))
+
+    largest = max(value.const_value.nbytes for value in lowered.graph.initializers.values())  # type: ignore[union-attr]
+    assert largest < 32 * 8 * 9  # bytes of the codes as int8
+    reference = Reference(lowered)
+    expected = reference.run(feeds)["y.codes"]
+    for level in LEVELS:
+        found = run_onnx(lowered, feeds, level=level, expose=["y.codes"])["y.codes"]
+        np.testing.assert_array_equal(found, expected, err_msg=level)
 
 
 def test_sums_that_float32_cannot_hold_are_made_of_integers() -> None:
@@ -120,12 +143,17 @@ def _unknown_size(model: ir.Model) -> None:
             value.shape = ir.Shape(["N", 2, "H", 6])
 
 
+def _too_large_a_bias(model: ir.Model) -> None:
+    set_array(model.graph.initializers["b.codes"], np.full(3, 100 - 2**31, np.int32))
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
         (_computed_bias, "its bias is computed"),
         (_second_user, "used before it is quantized"),
         (_unknown_size, "whose size is not static"),
+        (_too_large_a_bias, "its accumulator can reach 214"),
     ],
 )
 def test_is_left_alone(spoil: Callable[[ir.Model], None], reason: str) -> None:

@@ -122,8 +122,13 @@ def _computed_bias(model: ir.Model) -> None:
     conv.replace_input_with(2, bias.outputs[0])
 
 
+def _too_large_a_bias(model: ir.Model) -> None:
+    set_array(model.graph.initializers["b.codes"], np.full(3, 2**31 - 100, np.int32))
+
+
 @pytest.mark.parametrize(
-    "spoil", [_weight_zero_point, _float_input, _float_weight, _second_user, _computed_bias]
+    "spoil",
+    [_weight_zero_point, _float_input, _float_weight, _second_user, _computed_bias, _too_large_a_bias],
 )
 def test_is_left_alone(spoil: Callable[[ir.Model], None]) -> None:
     model = _model()

@@ -74,11 +74,15 @@ def _float_input(model: ir.Model) -> None:
     _gemm(model).replace_input_with(0, model.graph.inputs[0])
 
 
-def _bias_of_rank_2(model: ir.Model) -> None:
-    set_array(model.graph.initializers["b.codes"], np.zeros((1, 4), np.int32))
+def _bias_of_each_row(model: ir.Model) -> None:
+    set_array(model.graph.initializers["b.codes"], np.zeros((5, 4), np.int32))
 
 
-@pytest.mark.parametrize("spoil", [_transposed, _scaled, _float_input, _bias_of_rank_2])
+def _too_large_a_bias(model: ir.Model) -> None:
+    set_array(model.graph.initializers["b.codes"], np.full(4, 2**31 - 1, np.int32))
+
+
+@pytest.mark.parametrize("spoil", [_transposed, _scaled, _float_input, _bias_of_each_row, _too_large_a_bias])
 def test_is_left_alone(spoil: Callable[[ir.Model], None]) -> None:
     model = _model()
     spoil(model)
@@ -87,6 +91,23 @@ def test_is_left_alone(spoil: Callable[[ir.Model], None]) -> None:
 
     assert ops(result.model).count("Gemm") == 1  # the other one is lowered
     assert ops(result.model).count("QGemm") == 1
+
+
+def test_a_bias_of_one_row_is_one_number_per_kernel() -> None:
+    flat, row = _model(), _model()
+    held = row.graph.initializers["b.codes"].const_value
+    assert held is not None
+    codes = row.graph.initializers["b.codes"]
+    set_array(codes, held.numpy().reshape(1, 4))
+    codes.uses()[0].node.attributes["axis"] = ir.AttrInt64("axis", 1)
+
+    found = []
+    for model in (flat, row):
+        lowered = LowerGemmPass()(model).model
+        assert ops(lowered).count("QGemm") == 2
+        lowered.graph.opset_imports["com.microsoft"] = 1
+        found.append(run_onnx(lowered, {"x": X})["y"])
+    np.testing.assert_array_equal(*found)
 
 
 def test_second_run_changes_nothing() -> None:

@@ -15,6 +15,43 @@ from mpqtool.runtime.session import LEVELS
 X = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
 
 
+_INT8 = np.random.default_rng(3).integers(-127, 128, (8, 16)).astype(np.int8)
+_CONSTANTS = {
+    "a number": ("DequantizeLinear (c, s)", {"c": _INT8, "s": 0.013}),
+    "columns": (
+        "DequantizeLinear <axis = 1> (c, s, z)",
+        {"c": _INT8, "s": np.linspace(0.01, 0.02, 16), "z": np.zeros(16, np.int8)},
+    ),
+    "rows, uint8": (
+        "DequantizeLinear <axis = 0> (c, s, z)",
+        {"c": _INT8.view(np.uint8), "s": np.linspace(0.01, 0.02, 8), "z": np.arange(8, dtype=np.uint8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _CONSTANTS)
+def test_a_product_by_a_dequantized_constant_is_computed_in_float(case: str) -> None:
+    """ONNX Runtime makes MatMulNBits of the two, where it reads codes alone; that rounds x to 8 bits."""
+    spelled, constants = _CONSTANTS[case]
+    text = f"""
+    net (float[4, 8] x) => (float[4, 16] y) {{
+        n = Neg (x)
+        w = {spelled}
+        p = MatMul (n, w)
+        y = Relu (p)
+    }}
+    """
+    feeds = {"x": np.random.default_rng(2).normal(size=(4, 8)).astype(np.float32)}
+    expected = run_onnx(parse(text, constants), feeds, level="disabled")
+
+    model = WriteOutIslandsPass()(parse(text, constants)).model
+
+    assert "DequantizeLinear" not in ops(model)
+    assert model.graph.initializers["c"].dtype is not ir.DataType.FLOAT
+    for level in LEVELS:
+        assert_equivalent(expected, run_onnx(model, feeds, level=level), rtol=1e-6, atol=1e-6)  # float sums
+
+
 def _model(bits: int = 8) -> ir.Model:
     rng = np.random.default_rng(0)
     text = """
@@ -63,6 +100,43 @@ def test_says_what_stays_float_and_why() -> None:
     assert notes.keys() == {"Neg", "Abs", "Softmax", "QuantizeLinear"}
     assert notes["Abs"] == "it has no integer form"
     assert notes["QuantizeLinear"] == ""
+
+
+@pytest.mark.parametrize(
+    ("op", "is_island"),
+    [
+        pytest.param('Resize <mode = "linear"> (d, , double)', True, id="resize-linear"),
+        pytest.param("Pad (d, pads, one)", True, id="pad-with-1"),
+        pytest.param("Pad (d, pads)", False, id="pad-with-0"),
+    ],
+)
+def test_what_computes_new_numbers_is_an_island_and_what_moves_them_is_not(op: str, is_island: bool) -> None:
+    numbers = {"s": np.array(0.1), "z": np.array(128, np.uint8), "one": np.array(1.0)}
+    numbers |= {"double": np.array([1.0, 1, 2, 2]), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    body = f"q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = {op}"
+    model = lower(parse(f"net (float[N, 2, 4, 4] x) => (float[A, B, C, D] y) {{ {body} }}", numbers))
+
+    assert [n.op_type for n in model.graph if metadata.ISLAND in n.metadata_props] == (
+        [op.split(" ")[0]] if is_island else []
+    )
+
+
+def test_says_why_a_transposed_convolution_is_no_conv() -> None:
+    text = """
+    net (float[N, 2, 4, 4] x) => (float[N, 3] y) {
+        t = ConvTranspose <strides = [2, 2]> (x, w)
+        c = Conv (t, v)
+        g = GlobalAveragePool (c)
+        y = Flatten (g)
+    }
+    """
+    weights = {"w": np.ones((2, 2, 3, 3)), "v": np.ones((3, 2, 1, 1))}
+
+    model = lower(quantized(text, weights, {"x": X}))
+
+    node = next(n for n in model.graph if n.op_type == "ConvTranspose")
+    reason = "it cannot become a Conv, as its kernel size 3 is no multiple of its stride 2"
+    assert node.metadata_props[metadata.ISLAND] == reason
 
 
 _FUSED = {

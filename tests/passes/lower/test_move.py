@@ -11,8 +11,12 @@ from onnx_text import ops
 
 from mpqtool.passes.lower.move import LowerMovePass
 from mpqtool.passes.values import set_array
+from mpqtool.runtime.session import LEVELS
 
 X = np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)
+
+ODD = np.random.default_rng(1).normal(size=(3, 2, 5, 4)).astype(np.float32)
+FLOAT_POOL = ["Cast", "MaxPool", "Cast"]
 
 
 def _model(move: str, *, bits: int = 8) -> ir.Model:
@@ -86,6 +90,39 @@ def test_bounds_are_bounds_of_the_codes(move: str, op: str, bits: int) -> None:
     assert made.op_type == op
     after = run_onnx(result.model, {"x": X}, expose=["p.codes", "m.codes"])
     assert_equivalent(before, after, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        pytest.param("c = Conv (x, w)  m = MaxPool {} (c)  y = Conv (m, v)", ["MaxPool"], id="between"),
+        pytest.param("c = Conv (x, w)  m = MaxPool {} (c)  y = GlobalAveragePool (m)", FLOAT_POOL, id="last"),
+        pytest.param("m = MaxPool {} (x)  y = Conv (m, v)", FLOAT_POOL, id="first"),
+    ],
+)
+def test_max_pool_is_of_codes_where_convolutions_hand_on_their_layout(
+    text: str, made: list[str], bits: int
+) -> None:
+    def model() -> ir.Model:
+        rng = np.random.default_rng(0)
+        pool = "<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 0, 0, 1], ceil_mode = 1>"
+        weights = {name: rng.normal(size=(2, 2, 1, 1)) for name in "wv"}
+        body = text.format(pool)
+        return quantized(
+            f"net (float[N, 2, 5, 4] x) => (float[N, 2, H, W] y) {{ {body} }}",
+            weights, {"x": ODD}, activation_bits=bits,
+        )  # fmt: skip
+
+    before = run_onnx(model(), {"x": ODD}, expose=["m.codes"])
+
+    result = LowerMovePass()(model())
+
+    found = ops(result.model)
+    assert [op for op in found if op in FLOAT_POOL] == made
+    for level in LEVELS:
+        after = run_onnx(result.model, {"x": ODD}, level=level, expose=["m.codes"])
+        np.testing.assert_array_equal(after["m.codes"], before["m.codes"])
 
 
 def _other_scale(model: ir.Model) -> None:

@@ -16,7 +16,7 @@ from onnx_text import ops
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import ModelError
 from mpqtool.passes.lower.pack import PackWeightsPass, pack_fields, unpack_fields
-from mpqtool.passes.metadata import DOMAIN, GRID, WEIGHT, WEIGHT_BITS, digits
+from mpqtool.passes.metadata import DOMAIN, GRID, PACKED, WEIGHT, WEIGHT_BITS, digits
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
 from mpqtool.passes.values import array
@@ -69,7 +69,12 @@ def _model(weights: list[tuple[np.ndarray, list[int], Grid]], zero: int) -> ir.M
         nodes.append(node)
     outputs = [node.outputs[0] for node in nodes]
     graph = ir.Graph(
-        [], outputs, nodes=nodes, initializers=initializers, opset_imports={"": 21, DOMAIN: 1}, name="weights"
+        [],
+        outputs,
+        nodes=nodes,
+        initializers=initializers,
+        opset_imports={"": 21, DOMAIN: PACKED},
+        name="weights",
     )
     return ir.Model(graph, ir_version=10)
 
@@ -147,7 +152,7 @@ def test_equal_shapes_and_the_functions_are_stored_once(qdq: ir.Model) -> None:
     assert names == ["UnpackFields", "UnpackOdd", "Arrange"]
     shapes = [name for name in model.graph.initializers if name.startswith("shape.")]
     assert len(shapes) == len(set(shapes))
-    assert model.graph.opset_imports[DOMAIN] == 1
+    assert model.graph.opset_imports[DOMAIN] == PACKED
     assert all(function.opset_imports[""] == 21 for function in model.functions.values())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from compare import run_onnx
+from foreign_conv import conv_model, verified
 from graphs import calibrated, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from mpqtool.passes import metadata
 from mpqtool.passes.lower import lowering_passes
 from mpqtool.passes.lower.prune import PruneKernelsPass
 from mpqtool.passes.pipelines import quantize
-from mpqtool.passes.values import set_array
+from mpqtool.passes.values import array, set_array
 from mpqtool.runtime.reference import Reference
 from mpqtool.runtime.session import LEVELS
 from mpqtool.simulate import simulator_from_qdq
@@ -55,6 +56,22 @@ _FIRES = {
         f"{_FIRST} p = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r) {_LAST}",
         {"w0": [4, 4, 0, 4, 4, 0]},
         {"w0": 4, "w1": 5},
+    ),
+    "table": (
+        f"c = Conv (x, w0, b0) t = Elu (c) {_LAST}".replace("(p,", "(t,"),
+        {"w0": [0, 4, 4, 0, 4, 4]},
+        {"w0": 4, "w1": 5},
+    ),
+    "sigmoid": (
+        f"c = Conv (x, w0, b0) s = Sigmoid (c) l = LeakyRelu <alpha = 0.2> (s) {_LAST}".replace("(p,", "(l,"),
+        {"w0": [0, 4, 4, 0, 4, 4]},
+        {"w0": 4, "w1": 5},
+    ),
+    "table-global-average": (
+        "c = Conv (x, w0, b0) h = Tanh (c) g = GlobalAveragePool (h) f = Flatten (g) "
+        "y = Gemm <transB = 1> (f, w3)",
+        {"w0": [0, 4, 0, 4, 4, 4]},
+        {"w0": 4, "w3": 3},
     ),
     "average": (
         f"{_FIRST} p = AveragePool <kernel_shape = [2, 2]> (r) {_LAST}",
@@ -212,3 +229,34 @@ def test_second_run_changes_nothing(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("numbers", [[0], [3], [0, 1, 2, 5], [1, 3, 5], [0, 1, 7, 8, 9, 200]])
 def test_ranges_are_read_back(numbers: list[int]) -> None:
     assert metadata.from_ranges(metadata.ranges(numbers)) == numbers
+
+
+@pytest.mark.parametrize("place", ["kernels", "sink"])
+def test_each_kernel_has_its_zero_point(tmp_path: pathlib.Path, place: str) -> None:
+    """Codes that are 0 less the zero point of the first kernel are none less their own."""
+    rng, kernels = np.random.default_rng(1), 24
+    first = rng.integers(1, 256, (kernels, 2, 3, 3)).astype(np.uint8)
+    first_zero, last_zero = np.full(kernels, 250, np.uint8), np.array([3, 250, 100, 17], np.uint8)
+    first_zero[0], first[8:16] = 3, 3 if place == "kernels" else 250
+    last = rng.integers(0, 256, (4, kernels, 1, 1)).astype(np.uint8)
+    body = (
+        "cq = QuantizeLinear (c, s1, z1) d = DequantizeLinear (cq, s1, z1) "
+        "v = DequantizeLinear <axis = 0> (vq, vs, vz) e = Conv (d, v) "
+        "eq = QuantizeLinear (e, s1, z1) y = DequantizeLinear (eq, s1, z1)"
+    )
+    qdq, feeds = conv_model(
+        "float[N, 4, 6, 6] y", body, wq=first, wz=first_zero, ws=np.full(kernels, 0.002, np.float32),
+        b=np.abs(rng.normal(size=kernels)).astype(np.float32) + 1,
+        vq=last, vz=last_zero, vs=np.full(4, 0.01, np.float32),
+    )  # fmt: skip
+
+    result = verified(tmp_path, qdq, feeds)
+
+    assert result.passed
+    assert result.qdq_max_lsb is not None
+    assert result.qdq_max_lsb <= 1
+    left = kernels if place == "kernels" else kernels - 8
+    model = ir.load(tmp_path / "a.int.onnx")
+    weight = array(next(node for node in model.graph if node.op_type == "QLinearConv").inputs[3])
+    assert weight is not None
+    assert len(weight) == left

@@ -18,6 +18,7 @@ from mpqtool.runtime.session import LEVELS
 
 X, Y = Side(0.0512345, 117), Side(0.0123456, 30)
 TABLE = ["Reshape", "Cast", "GatherElements", "Cast", "Reshape"]
+AS_IT_IS = ["DequantizeLinear", "HardSwish", "QuantizeLinear"]
 SIGMOID = Side(0.9 / 255, 0)  # a scale at which no code is near a boundary
 
 
@@ -61,7 +62,18 @@ def test_codes_are_those_of_the_qdq_file(op: str, x_bits: int, y_bits: int) -> N
         pytest.param("HardSwish (x)", Side(3 / 64, 70), Y, ["Clip", "QLinearMul"], id="product"),
         pytest.param("HardSwish (x)", Side(3 / 64, 70), Side(0.1, 3, 5), ["Clip", "QLinearMul", "Clip"],
                      id="product-narrow"),
-        pytest.param("HardSwish (x)", Side(3 / 64, 63), Y, TABLE, id="no-room-below"),
+        pytest.param("HardSwish (x)", Side(3 / 64, 63), Y, ["QLinearAdd", "Clip", "QLinearMul"],
+                     id="no-room-below"),
+        pytest.param("HardSwish (x)", Side(3 / 127, 0), Y, ["QLinearAdd", "Clip", "QLinearMul"],
+                     id="no-room-below-at-all"),
+        pytest.param("HardSwish (x)", Side(3 / 128, 63), Y, AS_IT_IS, id="no-room-at-all"),
+        pytest.param("HardSwish (x)", X, Y, AS_IT_IS, id="no-whole-codes"),
+        pytest.param("HardSwish (x)", X, Side(0.0987, 3, 5), [*AS_IT_IS, "Clip"], id="narrow"),
+        pytest.param("HardSwish (x)", X, Side(1e-4, 30), TABLE, id="hard-swish-at-a-boundary"),
+        pytest.param("HardSigmoid (x)", X, Side(1 / 256, 0), ["QLinearAdd"], id="ramp"),
+        pytest.param("HardSigmoid (x)", X, Side(1 / 200, 30), ["QLinearAdd", "Clip"], id="bounded-ramp"),
+        pytest.param("HardSigmoid <alpha = -0.3> (x)", X, Side(1 / 256, 0), ["QLinearAdd"], id="falling"),
+        pytest.param("HardSigmoid (x)", Side(0.05, 117), Side(0.02, 0), TABLE, id="ramp-on-boundaries"),
     ],
 )  # fmt: skip
 def test_form_is_the_fastest_that_is_exact(op: str, x: Side, y: Side, form: list[str]) -> None:
@@ -71,23 +83,25 @@ def test_form_is_the_fastest_that_is_exact(op: str, x: Side, y: Side, form: list
 
     assert _middle(lowered) == form
     codes = run_onnx(lowered, feeds, expose=["x.codes", "f.codes"])
-    if form[0] != "Clip":
-        reals = functions.outputs(op.split()[0], float(np.float32(x.scale)), x.zero_point)
+    if "QLinearMul" not in form:
+        attributes = {"alpha": -0.3} if "alpha" in op else {}
+        reals = functions.outputs(op.split()[0], float(np.float32(x.scale)), x.zero_point, **attributes)
         table = arithmetic.quantize(reals, y.scale, y.zero_point, 0, 2**y.bits - 1)
         np.testing.assert_array_equal(codes["f.codes"], table[codes["x.codes"]])
         assert set(codes["f.codes"].flat) == set(table)  # every code occurred
 
 
-@pytest.mark.parametrize(("zero", "bits"), [(64, 8), (128, 8), (250, 8), (64, 7), (70, 7)])
+@pytest.mark.parametrize(("zero", "bits"), [(64, 8), (128, 8), (250, 8), (64, 7), (70, 7), (63, 8), (0, 8)])
 def test_product_is_hard_swish(zero: int, bits: int) -> None:
-    """On both sides of its kinks, where the clamped codes saturate, and at a width below 8 bits."""
+    """On both sides of its kinks, where the clamped codes saturate, below zero, and in less than 8 bits."""
     x, y = Side(3 / 64, zero, bits), Side(0.05, 40)
     qdq, feeds = _qdq("HardSwish (x)", x, y)
 
     lowered = pipelines.lower(qdq)
 
     found = run_onnx(lowered, feeds, expose=["x.codes", "f.codes"])
-    codes, gate = found["x.codes"], np.clip(found["x.codes"], zero - 64, min(zero + 64, 255))
+    codes = found["x.codes"]
+    gate = np.clip(codes.astype(int), zero - 64, min(zero + 64, 255))
     expected = arithmetic.multiply_codes(
         codes, 3 / 64, zero, gate, float(np.float32(3 / 64) / np.float32(6)), zero - 64, 0.05, 40, 0, 255
     )

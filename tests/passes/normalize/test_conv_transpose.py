@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_text import ops, parse
 
 from mpqtool.passes.normalize import FoldBatchNormPass, InferShapesPass, RewriteConvTransposePass
+from mpqtool.passes.normalize.conv_transpose import refusal
 from mpqtool.passes.pipelines import normalize
 from mpqtool.passes.values import array
 
@@ -101,18 +102,30 @@ def test_what_follows_belongs_to_the_conv(attributes: str, kernel: tuple[int, ..
 
 
 @pytest.mark.parametrize(
-    ("attributes", "kernel"),
+    ("attributes", "kernel", "reason"),
     [
-        pytest.param("strides=[2,2]", (3, 3), id="no-multiple"),
-        pytest.param("strides=[2,2], dilations=[2,2]", (2, 2), id="dilated"),
-        pytest.param('strides=[2,2], auto_pad="SAME_UPPER"', (2, 2), id="automatic"),
-        pytest.param("strides=[2,2], output_shape=[10,6]", (2, 2), id="output-shape"),
-        pytest.param("strides=[2,2], pads=[2,0,0,0]", (2, 2), id="padded-by-a-kernel"),
-        pytest.param("strides=[2,1]", (2, 2), id="strides-differ"),
+        pytest.param(
+            "strides=[2,2]", (3, 3), "its kernel size 3 is no multiple of its stride 2", id="no-multiple"
+        ),
+        pytest.param("strides=[2,2], dilations=[2,2]", (2, 2), "it has dilations", id="dilated"),
+        pytest.param(
+            'strides=[2,2], auto_pad="SAME_UPPER"', (2, 2), "its padding is automatic", id="automatic"
+        ),
+        pytest.param(
+            "strides=[2,2], output_shape=[10,6]", (2, 2), "its padding is automatic", id="output-shape"
+        ),
+        pytest.param(
+            "strides=[2,2], pads=[2,0,0,0]", (2, 2), "it is padded by a whole kernel", id="padded-by-a-kernel"
+        ),
+        pytest.param(
+            "strides=[2,1]", (2, 2), "its strides are [2, 1], allowed are equal ones", id="strides-differ"
+        ),
     ],
 )
-def test_leaves_alone(attributes: str, kernel: tuple[int, ...]) -> None:
-    assert not RewriteConvTransposePass()(_model(attributes, kernel)).modified
+def test_leaves_alone(attributes: str, kernel: tuple[int, ...], reason: str) -> None:
+    result = RewriteConvTransposePass()(_model(attributes, kernel))
+    assert not result.modified
+    assert refusal(result.model.graph[0]) == reason
 
 
 def test_three_dimensions_and_a_weight_that_is_no_constant_are_left_alone() -> None:
@@ -138,7 +151,9 @@ def test_a_weight_of_two_layers_is_copied() -> None:
 
 def test_the_normal_form_holds_layers_and_moves() -> None:
     behind = "s = BatchNormalization(t, gamma, beta, mean, var) y = Relu(s)"
-    model = normalize(_model("strides=[2,2]", (2, 2), behind=behind), fold_batch_norm=True)
+    given = _model("strides=[2,2]", (2, 2), behind=behind)
+    assert refusal(given.graph[0]) is None
+    model = normalize(given, fold_batch_norm=True)
     assert ops(model) == ["Conv", "Relu", "DepthToSpace"]
     assert array(model.graph[0].inputs[1]).shape == (24, 4, 1, 1)
     before = run_onnx(_model("strides=[2,2]", (2, 2), behind=behind), _feeds(2))

@@ -47,6 +47,16 @@ def _plan(model: ir.Model, padding: Any = "offset", **offsets: float) -> Plan:
     )
 
 
+def test_a_sum_with_a_constant_may_have_any_offset() -> None:
+    model = normal(
+        "net (float[N, 2, 6, 6] x) => (float[N, 2, 6, 6] y) { v = Conv (x, w1) u = Sub (v, c) "
+        "y = Conv (u, w1) }",
+        {"w1": np.ones((2, 2, 1, 1)), "c": np.ones((2, 1, 1))},
+    )
+
+    check_fits(model, _plan(model, u=0.123))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -77,6 +87,9 @@ def test_layers_take_any_offset(body: str, padding: str) -> None:
         pytest.param(POOLED, "offset", {"g": 0.1}, "joins it to 'v', with the offset 0;", id="pool-with"),
         pytest.param("u = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (v)"
                      + GEMM, "zero", {"v": 0.1, "u": 0.1}, "pads it with zeros", id="padded-pool"),
+        pytest.param("u = Add (v, x)" + GEMM, "offset", {"u": 0.1}, "Add .* makes it", id="sum"),
+        pytest.param("s = Sub (v, x) u = Relu (s)" + GEMM, "zero", {"u": 0.1}, "Sub .* makes it", id="sub"),
+        pytest.param("u = MatMul (v, x)" + GEMM, "offset", {"u": 0.1}, "MatMul .* makes it", id="product"),
         pytest.param("p = Pad (v, sides) m = MaxPool <kernel_shape = [3, 3]> (p) u = Conv (m, w1)" + GEMM,
                      "zero", {"v": 0.1}, "Pad .* pads it with zeros", id="pad"),
     ],

@@ -19,6 +19,8 @@ NUMBERS = {
     "v": np.full(4, 0.1, np.float32),
     "zv": np.full(4, 128, np.uint8),
     "blocks": np.full((4, 2), 0.1, np.float32),
+    "axes": np.array([2]),
+    "taps": np.ones((4, 4, 1), np.int8),
     "zeros": np.zeros((4, 2), np.int8),
 }
 X = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z)"
@@ -62,6 +64,14 @@ GEMM = "y = Gemm <transB = 1> (d, e)"
             id="result-int16",
         ),
         pytest.param(f"{X} y = Add (d, d)", "its result is an output of the model", id="output"),
+        pytest.param(f"{X} y = Sin (d)", "it has no integer form", id="no-form"),
+        pytest.param(f"{X} n = Neg (d) y = Exp (n)", "it has no integer form", id="no-form-goes-on"),
+        pytest.param(
+            f"{X} r = Unsqueeze (d, axes) e = DequantizeLinear <axis = 1> (taps, s) "
+            "c = ConvTranspose (r, e) y = Squeeze (c, axes)",
+            "it has no integer form, and its weight is quantized",
+            id="conv-transpose",
+        ),
     ],
 )
 def test_the_reason_is_in_the_file(body: str, reason: str) -> None:

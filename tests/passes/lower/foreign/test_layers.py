@@ -76,6 +76,18 @@ def test_matmul_of_rank_3_stands_between_reshapes() -> None:
     assert_equivalent(before, run_onnx(result.model, {"x": x}), rtol=ROUNDING, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("add", ["y = MatMul (x, d)", "m = MatMul (x, d) y = Add (m, row)"])
+def test_several_free_sizes_are_computed(add: str) -> None:
+    x = RNG.normal(size=(2, 5, 4)).astype(np.float32)
+    before = run_onnx(_model(f"{W} {add}", shape="N, S, 4", out="N, S, 3"), {"x": x})
+
+    result = CanonicalLayersPass()(_model(f"{W} {add}", shape="N, S, 4", out="N, S, 3"))
+
+    assert {"Gemm", "Shape", "Reshape"} <= set(ops(result.model))
+    assert not {"MatMul", "Add"} & set(ops(result.model))
+    assert_equivalent(before, run_onnx(result.model, {"x": x}), rtol=ROUNDING, atol=ROUNDING)
+
+
 @pytest.mark.parametrize(
     ("bias", "kept"),
     [

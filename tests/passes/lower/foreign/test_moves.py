@@ -8,6 +8,8 @@ from onnx_ir.passes import common
 from onnx_text import ops, parse
 
 from mpqtool.passes.lower.foreign import MergePairsPass, QuantizeMovesPass, RescalePass
+from mpqtool.passes.pipelines import lower
+from mpqtool.runtime.session import LEVELS
 
 X = {"x": np.random.default_rng(0).normal(size=(3, 2, 4, 4)).astype(np.float32)}
 NUMBERS = {
@@ -54,6 +56,53 @@ def test_moved_values_get_pairs_and_stay_the_same(body: str, quantizers: int) ->
 
 
 @pytest.mark.parametrize(
+    "move",
+    [
+        "m = MaxPool <kernel_shape = [2, 2]> (r)",
+        "m = Transpose <perm = [0, 3, 2, 1]> (r)",
+        "m = Flatten (r)",
+        "m = Identity (r)",
+        "k = MaxPool <kernel_shape = [2, 2]> (r) m = Transpose (k)",
+        "k = Clip (r, zero, six) m = Flatten (k)",
+    ],
+)
+@pytest.mark.parametrize("clamp", ["r = Relu (c)", "r = Identity (c)"])
+@pytest.mark.parametrize(
+    ("zero", "low", "high"),
+    [
+        pytest.param(np.uint8(0), np.uint8(0), np.uint8(15), id="uint8"),
+        pytest.param(np.int8(-2), np.int8(-8), np.int8(7), id="int8"),
+        pytest.param(np.uint8(9), np.uint8(3), np.uint8(15), id="from-3"),
+    ],
+)
+def test_a_clip_of_moved_codes_stays(
+    move: str, clamp: str, zero: np.generic, low: np.generic, high: np.generic
+) -> None:
+    rank = "A, B" if "Flatten" in move else "A, B, C, D"
+    text = f"""
+    net (float[N, 2, 4, 4] x) => (float[{rank}] y) {{
+        {START} e = DequantizeLinear (w, s) c = Conv (d, e) {clamp} {move}
+        p = QuantizeLinear (m, t, y_zero) b = Clip (p, low, high) y = DequantizeLinear (b, t, y_zero)
+    }}
+    """
+    # Powers of 2: no rounding differs.
+    numbers = {**NUMBERS, "s": np.array(2.0**-5, np.float32), "t": np.array(2.0**-4, np.float32)}
+    numbers |= {
+        "w": np.array([[40, -30], [-20, 50]], np.int8).reshape(2, 2, 1, 1),
+        "y_zero": np.asarray(zero),
+    }
+    numbers |= {"low": np.asarray(low), "high": np.asarray(high)}
+    expected = run_onnx(parse(text, numbers), X)["y"]
+    assert expected.max() == 2.0**-4 * (int(high) - int(zero)) or "six" in move  # the bound matters
+
+    lowered = lower(parse(text, numbers))
+
+    assert "Conv" not in ops(lowered)
+    for level in LEVELS:
+        np.testing.assert_array_equal(run_onnx(lowered, X, level=level)["y"], expected)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         pytest.param(f"{START} y = MaxPool <kernel_shape = [2, 2]> (d)", id="output"),
@@ -87,6 +136,23 @@ def test_a_change_of_scale_becomes_an_operator(body: str) -> None:
     assert ops(result.model)[2] == "Concat"
     assert_equivalent(before, run_onnx(result.model, X), rtol=0, atol=0)
     assert not RescalePass()(result.model).modified
+
+
+def test_a_clip_bounds_real_zeros_of_a_pad_too() -> None:
+    """Code 20 is real 0, and beyond the Clip."""
+    text = """
+    net (float[N, 2, 4, 4] x) => (float[N, 2, 6, 6] y) {
+        q = QuantizeLinear (x, s, twenty) b = Clip (q, low, high) d = DequantizeLinear (b, s, twenty)
+        m = Pad (d, pads)
+        p = QuantizeLinear (m, s, twenty) c = Clip (p, low, high) y = DequantizeLinear (c, s, twenty)
+    }
+    """
+    numbers = {"s": np.float32(0.03), "twenty": np.uint8(20), "low": np.uint8(0), "high": np.uint8(15)}
+    numbers |= {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    model = parse(text, {name: np.asarray(held) for name, held in numbers.items()})
+    expected = run_onnx(model, X)["y"]
+
+    np.testing.assert_array_equal(run_onnx(lower(model), X)["y"], expected)
 
 
 def test_a_clamp_of_codes_is_no_change_of_scale() -> None:
