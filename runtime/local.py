@@ -218,6 +218,8 @@ def _in_steps(bias: ir.Value | None, x: float, node: ir.Node) -> int:
 def _scale(value: ir.Value | None) -> tuple[float, bool]:
     """The largest scale of a dequantized value, and whether an offset is added to it."""
     node = value.producer() if value is not None else None
+    while node is not None and is_pass_through(node):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
     offset = is_op(node, "Add") and array(node.inputs[1]) is not None  # type: ignore[union-attr]
     if node is not None and offset:
         node = node.inputs[0].producer() if node.inputs[0] is not None else None

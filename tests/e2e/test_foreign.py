@@ -22,7 +22,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import mpqtool
 from mpqtool.coverage import LoweredLayers, lowered_layers
-from mpqtool.errors import ModelError, RuntimeFault
+from mpqtool.errors import ModelError
 from mpqtool.passes import metadata
 from mpqtool.runtime.verify import VerifyResult, verify
 
@@ -209,10 +209,8 @@ def test_what_stays_float_has_its_reason(
     x = _samples(3, 10, 10)
     qdq = _quantize(_float_file(tmp_path, NETWORK, SHAPES, 21), x, **options)
 
-    with pytest.raises(RuntimeFault, match="Nothing to verify"):
-        _lowered(qdq, x)
+    layers, _ = _lowered(qdq, x)  # ONNX Runtime computes 16 bits differently at its levels: no proof
 
-    layers = lowered_layers(tmp_path / "int.onnx")
     assert layers.integer == 0
     assert any(reason in line for line in layers.lines())
 

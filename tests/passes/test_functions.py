@@ -80,7 +80,9 @@ def test_no_input_overflows(op_type: str) -> None:
     [
         (3 / 40, 40, 40),
         (3 / 40, 200, 40),
-        (3 / 40, 39, None),  # the gate would need a negative zero point
+        (3 / 40, 0, 40),  # the gate is raised, so that its zero point is a code
+        (3 / 128, 127, None),  # raised, its end would be none
+        (3 / 128, 128, 128),
         (3 / 40 * (1 + 1e-6), 40, None),
         (0.07, 100, None),
         (100.0, 255, None),
