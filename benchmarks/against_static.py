@@ -14,6 +14,7 @@ them no slower. Ours have 4-bit weights, and activations of 8 or 6 bits.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import pathlib
 import tempfile
@@ -103,10 +104,11 @@ def _run(path: pathlib.Path, feed: np.ndarray, threads: int) -> Callable[[], obj
 
 def _static(folder: pathlib.Path, inputs: list[dict[str, np.ndarray]]) -> dict[str, pathlib.Path]:
     prepared, files = folder / "prepared.onnx", {}
-    try:
-        quant_pre_process(folder / "float.onnx", prepared)
-    except Exception:  # its symbolic shape inference gives up on some graphs with a bare Exception
-        quant_pre_process(folder / "float.onnx", prepared, skip_symbolic_shape=True)
+    with contextlib.chdir(folder):  # where its symbolic shape inference gives up, it leaves files behind
+        try:
+            quant_pre_process(folder / "float.onnx", prepared)
+        except Exception:  # which it does on some graphs, with a bare Exception
+            quant_pre_process(folder / "float.onnx", prepared, skip_symbolic_shape=True)
     for form in (QuantFormat.QDQ, QuantFormat.QOperator):
         path = folder / f"static_{form.name}.onnx"
         quantize_static(
