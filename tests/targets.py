@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TEXTS", "Arrays", "check", "qdq_and_feeds"]
+__all__ = ["TEXTS", "Arrays", "check", "network", "qdq_and_feeds"]
 
 from typing import Any
 
@@ -57,7 +57,8 @@ TEXTS = {
 }
 
 
-def qdq_and_feeds(rng: np.random.Generator, name: str, **options: Any) -> tuple[ir.Model, Arrays]:
+def network(rng: np.random.Generator, name: str) -> ir.Model:
+    """A network of ``TEXTS``, or ``residual``."""
     shapes = {
         "w0": (4, 2, 3, 3),
         "w1": (3, 16),
@@ -67,7 +68,11 @@ def qdq_and_feeds(rng: np.random.Generator, name: str, **options: Any) -> tuple[
         "w4": (4, 4, 1, 1),
     }
     weights = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
-    model = residual_cnn(rng) if name == "residual" else normal(TEXTS[name], weights)
+    return residual_cnn(rng) if name == "residual" else normal(TEXTS[name], weights)
+
+
+def qdq_and_feeds(rng: np.random.Generator, name: str, **options: Any) -> tuple[ir.Model, Arrays]:
+    model = network(rng, name)
     feeds: Arrays = {"x": rng.normal(size=(5, 2, 8, 8)).astype(np.float32)}
     return pipelines.quantize(model, calibrated(model, feeds, **options)), feeds
 

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from graphs import calibrated, normal, residual_cnn
+from graphs import calibrated, residual_cnn
+from targets import TEXTS, network
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import pipelines
@@ -16,44 +17,18 @@ from mpqtool.quantizers.attach import attach
 from mpqtool.runtime.reference import Reference
 from mpqtool.simulate import IntegerSimulation
 
-NETWORKS = {
-    "pools": """
-        net (float[N, 2, 8, 8] x) => (float[N, 3] y) {
-            c = Conv <pads = [1, 0, 0, 1]> (x, w0)
-            p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (c)
-            m = MaxPool <kernel_shape = [2, 2]> (p)
-            f = Flatten (m)
-            y = Gemm <transB = 1> (f, w1, b1)
-        }""",
-    "concat-clip": """
-        net (float[N, 2, 8, 8] x) => (float[N, 3] y) <float lo = {0}, float hi = {1.5}> {
-            c = Conv <pads = [1, 1, 1, 1]> (x, w0)
-            k = Clip (c, lo, hi)
-            d = Conv <pads = [1, 1, 1, 1], group = 2> (x, w2)
-            j = Concat <axis = 1> (k, d)
-            g = GlobalAveragePool (j)
-            f = Flatten (g)
-            y = Gemm <transB = 1> (f, w3)
-        }""",
-}
-
 
 def _plan(model: ir.Model, x: np.ndarray, **options: object) -> Plan:
     return complete(model, calibrated(model, {"x": x}, **options))
 
 
-def _weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    shapes = {"w0": (4, 2, 3, 3), "w1": (3, 16), "b1": (3,), "w2": (2, 1, 3, 3), "w3": (3, 6)}
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
 @pytest.mark.parametrize("grid", list(Grid))
-@pytest.mark.parametrize("name", ["residual", *NETWORKS])
+@pytest.mark.parametrize("name", ["residual", *TEXTS])
 @pytest.mark.parametrize("activation_bits", [3, 8])
 def test_gives_the_codes_of_the_reference(
     rng: np.random.Generator, name: str, grid: Grid, activation_bits: int
 ) -> None:
-    model = residual_cnn(rng) if name == "residual" else normal(NETWORKS[name], _weights(rng))
+    model = network(rng, name)
     x = rng.normal(size=(16, 2, 8, 8)).astype(np.float32)
     plan = _plan(model, x, weight_bits=3, activation_bits=activation_bits, grid=grid)
     reference = Reference(pipelines.lower(pipelines.quantize(model, plan)))
