@@ -3,7 +3,8 @@
     python -P benchmarks/training_step.py [--threads 1] [--rounds 10]
 
 ResNet-20 at 28x28, batch 64: a step of the network as it is written in torch, of the same imported from ONNX,
-with W4A8 quantizers, and of the integer simulation that the last epochs train.
+with the W4A8 quantizers of IMPQ, with the W4A4 quantizers of LSQ, and of LSQ+ with an offset at every
+activation, and of the integer simulation that the last epochs train.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from torch import nn
 
 import mpqtool
 from mpqtool.importer import import_graph
+from mpqtool.methods.lsq import initialize
 from mpqtool.passes import pipelines
 from mpqtool.passes.load import load_model
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
-from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
+from mpqtool.quantizers.attach import activation_quantizers, attach, keep_scales_positive, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
 from mpqtool.runtime.interleaved import interleaved, table
+from mpqtool.search import lsq_network
 from mpqtool.simulate import IntegerSimulation
 from mpqtool.zoo import resnet20
 
@@ -58,12 +61,21 @@ def main() -> None:
         outputs = network(x)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         nn.functional.cross_entropy(logits, label).backward()
+        keep_scales_positive(network)
         network.zero_grad()
+
+    def learned(config: str) -> nn.Module:
+        four = place(folded, weight_bits=4, activation_bits=4, grid=Grid.FULL)
+        network, configured = lsq_network(model, folded, four, config=config, offsets=True)
+        initialize(network, lambda: iter([(x,)]), init="lsq+", configured=configured)
+        return network
 
     networks = {
         "torch": resnet20(in_channels=1),
         "imported": import_graph(model),
-        "fake-quantized": quantized(import_graph(model)),
+        "IMPQ W4A8": quantized(import_graph(model)),
+        "LSQ W4A4": learned("1"),
+        "LSQ+ W4A4": learned("4"),
         "integer simulation": IntegerSimulation(quantized(import_graph(folded))),
     }
     things = {name: (lambda network=network: step(network)) for name, network in networks.items()}

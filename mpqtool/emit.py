@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["emit"]
 
-import dataclasses
 import json
 import pathlib
 import tempfile
@@ -144,7 +143,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
     inputs = data.test.inputs
     return ResultFile(
         method="plan" if options.plan else options.method,
-        settings=dataclasses.asdict(options),
+        settings=options.settings,
         seed=options.seed,
         model=ModelInfo(path=str(job.path), sha256=job.digest),
         data=DataInfo(

@@ -6,6 +6,8 @@ __all__ = ["Finished", "apply_plan", "finish"]
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,19 +19,23 @@ from mpqtool.importer import import_graph
 from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes import pipelines
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
-from mpqtool.passes.plan import Plan, WeightQuant
+from mpqtool.passes.plan import Grid, Plan, WeightQuant
 from mpqtool.passes.quantize import raise_dead_scales
+from mpqtool.passes.quantize.offsets import snap
+from mpqtool.passes.values import array
 
 from .checkpoint import Checkpoint, tensors_under
+from .errors import TrainingError
 from .job import Job
 from .methods.impq import SAMPLES
+from .quantizers import ActivationQuantizer, WeightQuantizer
 from .quantizers.attach import activation_quantizers, attach, read_plan, weight_quantizers
 from .quantizers.calibrate import calibrate
-from .search import make_trainer, search
+from .search import INTEGER_SHARE, make_trainer, search
 from .simulate import IntegerSimulation
 
-_EPOCHS, _LR_SHARE = 1, 0.3
-"""Epochs in integers, and their peak learning rate as a share of ``--lr``."""
+_IMPQ_EPOCHS, _IMPQ_LR_SHARE = 1, 0.3
+"""Epochs in integers behind IMPQ, at most, and their peak learning rate as a share of ``--lr``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +79,17 @@ def finish(job: Job) -> Finished:
         job.save("finish", Checkpoint(tensors | momenta, state))
 
     simulation = IntegerSimulation(network)
-    lr = _LR_SHARE * job.options.lr
-    epochs = min(_EPOCHS, job.options.epochs)
-    trainer.fit(simulation, epochs=epochs, lr=lr, label="in integers", resume=resumed, on_epoch=save)
+    trainer.fit(simulation, **_last_steps(job), label="in integers", resume=resumed, on_epoch=save)
     return _freeze(network, simulation, model, history)
+
+
+def _last_steps(job: Job) -> dict[str, Any]:
+    """How long, and how fast, the network is trained in integers."""
+    options = job.options
+    if options.method == "impq":
+        return {"epochs": min(_IMPQ_EPOCHS, options.epochs), "lr": _IMPQ_LR_SHARE * options.lr}
+    # The rest of the schedule that the method has begun.
+    return {"epochs": INTEGER_SHARE * options.epochs, "lr": options.lr, "span": (1 - INTEGER_SHARE, 1.0)}
 
 
 def apply_plan(job: Job) -> Finished:
@@ -84,9 +97,9 @@ def apply_plan(job: Job) -> Finished:
     network = attach(import_graph(job.folded), job.plan)
     parameters = dict(network.named_parameters())
     for quantizer in weight_quantizers(network):
-        if bool(quantizer.scale.isnan().any()):
+        if isinstance(quantizer, WeightQuantizer) and bool(quantizer.scale.isnan().any()):
             quantizer.fit(parameters[quantizer.name])
-    unset = [q for q in activation_quantizers(network) if bool(q.base.isnan()) or int(q.zero_point) < 0]
+    unset = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer) and not q.is_set]
     if unset:
         columns = [torch.from_numpy(a[:SAMPLES]) for a in job.tuning.inputs.values()]
         calibrate(network, [columns], unset)
@@ -96,16 +109,44 @@ def apply_plan(job: Job) -> Finished:
 def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     """The folded normal graph with the trained weights, and the plan in units of the folded weights.
 
-    Folding multiplies kernel o by ``gamma / sqrt(var + eps)``. The grids are symmetric, so its scale
-    grows by the magnitude of that factor and its codes keep their values, up to the sign.
+    Folding multiplies kernel o by ``gamma / sqrt(var + eps)``. Its scale grows by the magnitude of that
+    factor and its codes keep their values, up to the sign. Offsets that nothing can fold are snapped.
     """
     trained = job.model.clone()
     write_parameters(trained, _arrays(network))
     factors, plan = batch_norm_factors(trained), read_plan(network)
+    _say_turned(job, plan, factors)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
     activations = [entry.model_copy(update={"scale": _short(entry.scale)}) for entry in plan.activations]
-    folded = pipelines.fold_batch_norm(trained)
-    return folded, raise_dead_scales(folded, plan.replaced(weights=weights, activations=activations))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said below
+        folded = pipelines.fold_batch_norm(trained)
+    _check_finite(folded)
+    snapped = snap(folded, plan.replaced(weights=weights, activations=activations))
+    return folded, raise_dead_scales(folded, snapped)
+
+
+def _check_finite(folded: ir.Model) -> None:
+    for name, value in folded.graph.initializers.items():
+        numbers = array(value)
+        if numbers is not None and numbers.dtype == np.float32 and not np.isfinite(numbers).all():
+            raise TrainingError(
+                f"The trained network cannot be folded: {name!r} becomes infinite or NaN. Give a smaller "
+                "--lr, or start from a network that is trained."
+            )
+
+
+def _say_turned(job: Job, plan: Plan, factors: Mapping[str, NDArray[np.float32]]) -> None:
+    """On the full grid, the largest negative code of a kernel whose sign turns has no counterpart."""
+    turned = sum(
+        int((factors[entry.name] < 0).sum())
+        for entry in plan.weights
+        if entry.grid is Grid.FULL and entry.name in factors
+    )
+    if turned:
+        job.reporter.say(
+            f"{turned} kernels changed the sign of their BatchNormalization in training; their largest "
+            "code is clamped, and trained on in integers"
+        )
 
 
 def _short(scale: float | None) -> float | None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -29,15 +28,16 @@ from . import rundir
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_normal_form
-from .data import Data, Split, default_data, load_data
-from .errors import CheckpointError, DataError, ModelError
+from .data import Data, Split
+from .errors import CheckpointError, ModelError
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
 from .reporter import Reporter
-from .samples import input_shapes
+from .run_data import hold_out, read_data
 
-_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
+_END_BITS = 8
+"""Width of the first and the last layer, where a method leaves them out."""
 _AFTER_TRAINING = ("target", "lower", "vnni")
 """Options of the integer file alone: a run may go on with others."""
 
@@ -96,9 +96,9 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit: the model, and the options that change numbers."""
-        options = dataclasses.asdict(self.options)
-        for name in ("out", "resume", "data", *_AFTER_TRAINING):
-            options.pop(name)
+        options = self.options.settings
+        for name in ("out", "resume", *_AFTER_TRAINING):
+            options.pop(name, None)
         options["data"] = self.data.spec
         options["plan"] = None if self.options.plan is None else self.plan.to_json()
         return json.loads(json.dumps({"model": self.digest, "options": options}))  # type: ignore[no-any-return]
@@ -148,22 +148,23 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
     network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
+    if options.method != "impq":
+        model = pipelines.positive_batch_norm(model)  # the full grid is not symmetric
     folded = pipelines.fold_batch_norm(model)
-    start_weights, start_activations = (int(bits) for bits in parse_bits(options.start_bits))
-    plan = place(folded, weight_bits=start_weights, activation_bits=start_activations, grid=Grid.ODD)
+    plan = _place(folded, options)
     if not plan.weights:
         raise ModelError(_nothing_to_quantize(path, folded))
     placed = {entry.name for entry in plan.weights}
     if options.plan is not None:
         plan = Plan.load(options.plan)
         check_fits(folded, plan)
-    data = _read_data(path, model, options, reporter)
+    data = read_data(path, model, options, reporter)
     _say_what_stays_float(folded, data, reporter, plan=plan, placed=placed)
     if not is_qdq:  # the network inside a QDQ file is, without its quantizers, not what the file computes
         check_normal_form(path, model, data.test)
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
-    tuning, held_out = _split(data.train, options.seed)
+    tuning, held_out = hold_out(data.train, options.seed)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
         path=path, digest=digest, float_bytes=stored_bytes(path),
@@ -175,6 +176,19 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         job.checkpoint = _find_checkpoint(job)
     job.seconds["import"] = time.perf_counter() - started
     return job
+
+
+def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
+    """Which tensors get a quantizer, at the widths that the method starts from."""
+    impq = options.method == "impq"
+    weights, activations = (int(bits) for bits in parse_bits(options.start_bits if impq else options.bits))
+    return place(
+        folded,
+        weight_bits=weights,
+        activation_bits=activations,
+        grid=Grid.ODD if impq else Grid(options.weight_grid),
+        end_bits=None if impq or options.all_layers else _END_BITS,
+    )
 
 
 def _nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:
@@ -219,7 +233,7 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
     changed = [
         f"--{name.replace('_', '-')}"
         for name, value in now["options"].items()
-        if then["options"].get(name) != value
+        if then["options"].get(name, value) != value  # what another method has not, --method stands for
     ]
     if then["model"] != now["model"]:
         changed.insert(0, "the model")
@@ -229,57 +243,3 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
             "what it was begun with, or leave --resume out to start anew."
         )
     return checkpoint
-
-
-def _read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, reporter: Reporter) -> Data:
-    spec = options.data or default_data(path)
-    if spec is None:
-        raise DataError(
-            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
-            "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
-        )
-    classes = _classes(model)
-    data = load_data(
-        spec,
-        inputs=input_shapes(model),
-        classes=classes,
-        resize=options.resize,
-        mean=options.mean,
-        std=options.std,
-    )
-    if classes is None and data.train.labels is not None:
-        reporter.warn(
-            "the labels are not used: the model does not have one output of shape (batch, classes); the "
-            "float model is the teacher"
-        )
-        train, test = (dataclasses.replace(split, labels=None) for split in (data.train, data.test))
-        data = dataclasses.replace(data, train=train, test=test)
-    if data.held_out:
-        reporter.warn("the data has no test split: its last fifth is held out for testing")
-    return data
-
-
-def _classes(model: ir.Model) -> int | None:
-    """Number of classes, where the one output is ``(batch, classes)`` logits."""
-    outputs = model.graph.outputs
-    if len(outputs) != 1 or outputs[0].shape is None or len(outputs[0].shape) != 2:
-        return None
-    size = outputs[0].shape[1]
-    return size if isinstance(size, int) and size > 1 else None
-
-
-def _split(train: Split, seed: int) -> tuple[Split, Split]:
-    """Hold out some training samples to decide on: the test split only measures."""
-    count = len(train)
-    if count < 2:
-        raise DataError(
-            f"The training split has {count} samples; at least 2 are needed, one of them to decide on."
-        )
-    held_out = min(max(1, round(_HELD_OUT_SHARE * count)), _HELD_OUT_MOST)
-    order = np.random.default_rng(seed).permutation(count)
-    return _rows(train, np.sort(order[held_out:])), _rows(train, np.sort(order[:held_out]))
-
-
-def _rows(split: Split, rows: NDArray[np.int64]) -> Split:
-    labels = None if split.labels is None else split.labels[rows]
-    return Split({name: array[rows] for name, array in split.inputs.items()}, labels)

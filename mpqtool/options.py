@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["LOWER", "METHODS", "QuantizeOptions", "parse_bits"]
+__all__ = ["CHOICES", "LOWER", "METHODS", "QuantizeOptions", "parse_bits"]
 
 import dataclasses
 import math
 import re
+import types
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mpqtool.passes.targets import TARGETS
 
 from .errors import OptionError
+from .method_options import EPOCHS, LR, METHODS, why_without_effect
 
-METHODS = ("impq",)
 LOWER = ("full", "fastest")
-
-_OF_THE_SEARCH = (
-    "start_bits", "target_bits", "max_drop", "epochs", "epoch_samples", "batch_size", "lr", "distill",
-    "resume",
-)  # fmt: skip
+CHOICES = {
+    "method": METHODS,
+    "config": ("auto", "1", "2", "3", "4"),
+    "weight_scales": ("kernel", "layer"),
+    "weight_grid": ("full", "odd"),
+    "init": ("lsq+", "mse", "lsq", "minmax"),
+    "optimizer": tuple(LR),
+    "mixed_precision": ("no", "bf16", "fp16"),
+    "target": tuple(TARGETS),
+    "lower": LOWER,
+}
+"""The values of the options that are one of a few words."""
 
 _LARGEST_SEED = 2**32 - 1  # numpy takes no more
 
@@ -46,6 +55,8 @@ def parse_bits(text: str) -> tuple[float, float]:
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
+    ``epochs`` and ``lr`` may be None: they are numbers once this is built, those of the method and optimizer.
+
     Attributes:
         method: How bit-widths and scales are found.
         data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``.
@@ -59,10 +70,26 @@ class QuantizeOptions:
         target_bits: Effective widths at which the search stops, ``W3A6``; fractions are allowed.
         max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave,
             against the network at ``start_bits``.
-        epochs: Epochs of fine-tuning after every change of widths; 0: no training at all.
+        bits: Uniform widths of lsq and lsq+, ``W4A4``.
+        config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
+            3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
+            go below zero as Swish does, 1 behind ReLU and sigmoid. Values without an activation function
+            have 2 whatever is given.
+        weight_scales: One learned scale per ``kernel`` or per ``layer``.
+        weight_grid: ``full``: all 2^b signed integers; ``odd``: the odd ones around 0, which 1 bit needs.
+        all_layers: Give the first and the last layer ``bits`` too; else they have 8.
+        init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
+            activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
+        epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5.
+            0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
-        batch_size: Samples per step.
-        lr: Peak learning rate of the fine-tuning.
+        batch_size: Samples per batch.
+        accumulate: Batches whose mean gradient makes one step.
+        optimizer: ``sgd`` (with momentum) or ``adamw``.
+        lr: Peak learning rate: 0.01 with sgd, 0.001 with adamw.
+        weight_decay: Weight decay of kernels and matrices; scales, offsets, biases, normalization have none.
+        mixed_precision: What layers multiply in while training: ``no`` (float32), ``bf16`` or ``fp16``.
+        patience: Epochs without a better metric on held-out data after which training stops; None: never.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
         target: What the integer file is to run on, of ``passes.targets.TARGETS``.
@@ -71,7 +98,7 @@ class QuantizeOptions:
         vnni: Whether the integer file is for CPUs with VNNI only; None: whether this one has it.
 
     Raises:
-        OptionError: A value is not allowed.
+        OptionError: A value is not allowed, or an option has no effect with the method or a plan.
     """
 
     method: str = "impq"
@@ -85,10 +112,21 @@ class QuantizeOptions:
     start_bits: str = "W4A8"
     target_bits: str = "W3A6"
     max_drop: float = 1.0
-    epochs: int = 2
+    bits: str = "W4A4"
+    config: str = "auto"
+    weight_scales: str = "kernel"
+    weight_grid: str = "full"
+    all_layers: bool = False
+    init: str = "lsq+"
+    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here
     epoch_samples: int | None = None
     batch_size: int = 64
-    lr: float = 0.01
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = None  # type: ignore[assignment]  # __post_init__ puts a number here
+    weight_decay: float = 5e-4
+    mixed_precision: str = "no"
+    patience: int | None = None
     distill: bool = False
     resume: bool = False
     target: str = "cpu"
@@ -97,32 +135,83 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._check_plan()
-        if self.method not in METHODS:
-            raise OptionError(f"There is no method {self.method!r}; methods: {', '.join(METHODS)}")
-        if self.target not in TARGETS:
-            raise OptionError(f"There is no target {self.target!r}; targets: {', '.join(TARGETS)}")
-        if self.lower not in LOWER:
-            raise OptionError(f"There is no lower={self.lower!r}; allowed: {', '.join(LOWER)}")
+        self._check_choices()
+        for name in ("epochs", "lr"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self._default(name))
+        self._check_effects()
+        self._check_widths()
+        self._check_numbers()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that have an effect in this run, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if not self._idle(name)}
+
+    def _default(self, name: str) -> Any:
+        fitting = {"epochs": EPOCHS[self.method], "lr": LR[self.optimizer]}
+        return fitting.get(name, type(self).__dataclass_fields__[name].default)
+
+    def _idle(self, name: str) -> str | None:
+        return why_without_effect(name, self.method, with_plan=self.plan is not None)
+
+    def _check_types(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), hints[field.name]
+            if isinstance(kind, types.UnionType):  # ``int | None``
+                kind = get_args(kind)[0]
+            if get_origin(kind) is tuple or (value is None and field.default is None):
+                continue
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+                raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
+
+    def _check_choices(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.lower == "fastest" and self.target != "cpu":
             raise OptionError(
                 f"lower='fastest' measures files for target 'cpu', got {self.target!r}; leave one out"
             )
+
+    def _check_effects(self) -> None:
+        for field in dataclasses.fields(self):
+            idle = self._idle(field.name)
+            if idle is not None and getattr(self, field.name) != self._default(field.name):
+                raise OptionError(idle)
+        if self.method == "lsq" and self.config in ("3", "4"):
+            raise OptionError(
+                f"config {self.config!r} learns offsets, which method 'lsq' has not; choose method 'lsq+', "
+                "or config auto, 1 or 2"
+            )
+
+    def _check_widths(self) -> None:
         start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
-        if any(bits != int(bits) for bits in start):
-            raise OptionError(f"start_bits are uniform, so whole numbers, got {self.start_bits!r}")
+        uniform = parse_bits(self.bits)
+        for name, widths in (("start_bits", start), ("bits", uniform)):
+            if any(width != int(width) for width in widths):
+                raise OptionError(f"{name} are uniform, so whole numbers, got {getattr(self, name)!r}")
         if any(low > high for low, high in zip(target, start, strict=True)):
             raise OptionError(
                 f"target_bits {self.target_bits!r} must not exceed start_bits {self.start_bits!r}; "
                 "the search only takes bits away"
             )
-        self._at_least("seed", 0)
+        if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
+            raise OptionError(f"bits {self.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
+        if uniform[0] < 2 and self.weight_grid == "full":
+            raise OptionError(
+                f"bits {self.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' takes 1"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("seed", "epochs", "max_drop", "weight_decay"):
+            self._at_least(name, 0)
+        for name in ("epoch_samples", "batch_size", "accumulate", "patience"):
+            self._at_least(name, 1)
         if self.seed > _LARGEST_SEED:
             raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        self._at_least("epochs", 0)
-        self._at_least("epoch_samples", 1)
-        self._at_least("batch_size", 1)
-        self._at_least("max_drop", 0)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise OptionError(f"lr must be positive and finite, got {self.lr!r}")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
@@ -131,25 +220,6 @@ class QuantizeOptions:
             raise OptionError(f"mean must be finite, got {self.mean!r}")
         if self.std is not None and not all(math.isfinite(s) and s > 0 for s in self.std):
             raise OptionError(f"std must be positive and finite, got {self.std!r}")
-
-    def _check_types(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            allowed = (int, float) if kind is float else kind
-            wrong_bool = isinstance(value, bool) and kind is not bool
-            if field.default is not None and (wrong_bool or not isinstance(value, allowed)):
-                raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
-
-    def _check_plan(self) -> None:
-        """A plan is applied as it is: what steers the search would do nothing."""
-        if self.plan is None:
-            return
-        for field in dataclasses.fields(self):
-            if field.name in _OF_THE_SEARCH and getattr(self, field.name) != field.default:
-                raise OptionError(
-                    f"{field.name} has no effect with a plan, which is applied without training; "
-                    "leave one out"
-                )
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

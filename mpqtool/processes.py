@@ -17,8 +17,14 @@ def _on_cpu() -> bool:
 
 
 def make_accelerator() -> Accelerator:
-    """Accelerate's view of the devices and processes there are."""
-    return Accelerator(cpu=_on_cpu())
+    """Accelerate's view of the devices and processes there are.
+
+    It computes in float32, whatever the environment or an earlier Accelerator of this process says:
+    narrower floats are up to a ``Trainer``.
+    """
+    accelerator = Accelerator(cpu=_on_cpu())
+    accelerator.native_amp = False
+    return accelerator
 
 
 def is_main() -> bool:

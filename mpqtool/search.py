@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-__all__ = ["make_trainer", "search"]
+__all__ = ["INTEGER_SHARE", "lsq_network", "make_trainer", "search"]
 
 import math
 from collections.abc import Callable, Iterator
 
+import onnx_ir as ir
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import free_values
+from mpqtool.passes.plan import Plan
+from mpqtool.passes.roles import roles
 
 from .data import Split
 from .job import Job
+from .methods.configurations import configurations, lsq_quantizers, with_zero_points
 from .methods.impq import SAMPLES, Impq, ImpqSettings
+from .methods.lsq import Lsq, LsqSettings
 from .metrics import metric_name, score
+from .optimization import Recipe
 from .options import parse_bits
 from .quantizers.attach import attach
 from .training import Trainer
 
+INTEGER_SHARE = 0.2
+"""Share of the steps of LSQ and LSQ+ that the network is trained in integers for, at the end."""
 
-def make_trainer(job: Job, split: Split) -> Trainer:
+
+def make_trainer(job: Job, split: Split, *, mixed_precision: str = "no") -> Trainer:
     """The training loop of a run over one split."""
+    options = job.options
     return Trainer(
         split,
         teacher=import_graph(job.folded) if job.mode == "distill" else None,
-        batch_size=job.options.batch_size,
-        epoch_samples=job.options.epoch_samples,
-        seed=job.options.seed,
+        batch_size=options.batch_size,
+        epoch_samples=options.epoch_samples,
+        seed=options.seed,
         reporter=job.reporter,
+        recipe=Recipe(
+            optimizer=options.optimizer,
+            weight_decay=options.weight_decay,
+            accumulate=options.accumulate,
+            mixed_precision=mixed_precision,
+        ),
     )
 
 
@@ -37,14 +53,21 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
     """Learn bit-widths and scales with BatchNormalization in training.
 
     Returns:
-        The network with its quantizers, and one row per iteration.
+        The network with its quantizers, and one row per iteration or epoch.
     """
-    network = attach(import_graph(job.model), job.plan)
-    trainer = make_trainer(job, job.tuning)
+    trainer = make_trainer(job, job.tuning, mixed_precision=job.options.mixed_precision)
+    method = _impq(job, trainer) if job.options.method == "impq" else _lsq(job, trainer)
+    checkpoint = job.resumed("search")
+    if checkpoint is not None:
+        method.resume(checkpoint)
+    return method.network, method.run()
+
+
+def _impq(job: Job, trainer: Trainer) -> Impq:
     measure, float_metric = _measure(job, trainer)
     target_weights, target_activations = parse_bits(job.options.target_bits)
-    method = Impq(
-        network,
+    return Impq(
+        attach(import_graph(job.model), job.plan),
         trainer,
         held_out=measure,
         batches=_tuning_batches(job, trainer),
@@ -62,10 +85,75 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
         reporter=job.reporter,
         save=lambda checkpoint: job.save("search", checkpoint),
     )
-    checkpoint = job.resumed("search")
-    if checkpoint is not None:
-        method.resume(checkpoint)
-    return network, method.run()
+
+
+def lsq_network(
+    model: ir.Model,
+    folded: ir.Model,
+    plan: Plan,
+    *,
+    config: str,
+    offsets: bool,
+    per_kernel: bool = True,
+    learned_offset: bool = True,
+) -> tuple[fx.GraphModule, frozenset[str]]:
+    """The network that LSQ or LSQ+ trains, its quantizers without numbers.
+
+    Args:
+        model: Normal form, BatchNormalization kept.
+        folded: The same, BatchNormalization folded.
+        plan: Which tensors get a quantizer, of ``folded``.
+        config: ``auto``, or the number of the configuration.
+        offsets: Whether ``auto`` means LSQ+.
+        per_kernel: Whether each kernel has a scale of its own, or each layer.
+        learned_offset: Whether offsets are learned; else they keep what the initialization gives.
+
+    Returns:
+        The network, and the names of the activations that have a configuration: all that layers multiply but
+        graph inputs. Zero points of the others are fitted.
+    """
+    fitted = free_values(folded) | {str(value.name) for value in folded.graph.inputs}
+    configured = {name: role for name, role in roles(folded, plan).items() if name not in fitted}
+    configs = configurations(configured, config, offsets=offsets)
+    network = attach(
+        import_graph(model),
+        with_zero_points(plan, configs),
+        **lsq_quantizers(configs, per_kernel=per_kernel, learned_offset=learned_offset),
+    )
+    return network, frozenset(configs)
+
+
+def _lsq(job: Job, trainer: Trainer) -> Lsq:
+    options = job.options
+    measure, float_metric = _measure(job, trainer)
+    network, configured = lsq_network(
+        job.model,
+        job.folded,
+        job.plan,
+        config=options.config,
+        offsets=options.method == "lsq+",
+        per_kernel=options.weight_scales == "kernel",
+    )
+    if math.isfinite(float_metric):
+        job.reporter.say(f"float     held-out {float_metric:.2f}")
+    return Lsq(
+        network,
+        trainer,
+        held_out=measure,
+        batches=_tuning_batches(job, trainer),
+        settings=LsqSettings(
+            init=options.init,
+            epochs=(1 - INTEGER_SHARE) * options.epochs,
+            lr=options.lr,
+            span=(0.0, 1 - INTEGER_SHARE),
+            patience=options.patience,
+            configured=configured,
+            free=free_values(job.folded),
+            float_metric=float_metric,
+        ),
+        reporter=job.reporter,
+        save=lambda checkpoint: job.save("search", checkpoint),
+    )
 
 
 def _tuning_batches(job: Job, trainer: Trainer) -> Callable[[], Iterator[tuple[Tensor, ...]]]:

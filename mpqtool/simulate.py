@@ -60,7 +60,7 @@ class IntegerSimulation(nn.Module):
         self.graph_module = graph_module
         for module in graph_module.modules():
             if isinstance(module, ActivationQuantizer):
-                module.base.requires_grad_(False)
+                module.learned_scale.requires_grad_(False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs: tuple[Tensor, ...] = _Interpreter(self.graph_module).run(*inputs)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Trainer"]
+__all__ = ["Recipe", "Trainer"]
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import convert_to_fp32, set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -18,16 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 from .checkpoint import Checkpoint
 from .data import Split
 from .errors import TrainingError
+from .optimization import Recipe, learning_rates, make_optimizer, optimizer_tensors, restore_optimizer
+from .precision import autocast, check_precision, make_scaler
 from .processes import make_accelerator
-from .quantizers.attach import activation_quantizers
-from .reporter import Reporter
+from .quantizers.attach import keep_scales_positive
+from .reporter import Progress, Reporter
 
 EVALUATION_BATCH = 256
-MOMENTUM, WEIGHT_DECAY, WARMUP = 0.9, 5e-4, 0.1
 TEMPERATURE, DISTILL_SHARE = 4.0, 0.9
 """Distillation: ``(1 - a) * CE + a * T**2 * KL`` with a = 0.9, T = 4 (a = 1 without labels)."""
-
-_SMALLEST_SCALE = 1e-8
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
@@ -54,10 +54,14 @@ class Trainer:
     Args:
         split: Training data; labels may be missing if there is a teacher.
         teacher: The float model, for distillation; None: learn from labels alone.
-        batch_size: Samples per step, over all processes together.
+        batch_size: Samples per batch, over all processes together.
         epoch_samples: Samples of one epoch; None: all.
         seed: Seed of the sample order.
         reporter: Where progress goes.
+        recipe: Optimizer and precision; ``predict`` computes in float32 whatever it says.
+
+    Raises:
+        OptionError: The device cannot train in the precision of the recipe.
     """
 
     def __init__(
@@ -69,10 +73,12 @@ class Trainer:
         epoch_samples: int | None,
         seed: int,
         reporter: Reporter,
+        recipe: Recipe = Recipe(),  # noqa: B008  # frozen
     ) -> None:
         if split.labels is None and teacher is None:
             raise ValueError("without labels a teacher is needed")
-        self.accelerator = make_accelerator()
+        self.accelerator, self.recipe = make_accelerator(), recipe
+        check_precision(recipe.mixed_precision, self.accelerator.device, reporter)
         set_seed(seed)
         self.rows, self.labeled = _Rows(split), split.labels is not None
         self.epoch_samples = min(epoch_samples or len(self.rows), len(self.rows))
@@ -82,72 +88,118 @@ class Trainer:
         self.epochs_begun = 0
 
     @property
-    def steps_per_epoch(self) -> int:
+    def batches_per_epoch(self) -> int:
         return max(1, self.epoch_samples // self.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer; the last one makes do with the batches that are left."""
+        return math.ceil(self.batches_per_epoch / self.recipe.accumulate)
 
     def fit(
         self,
         module: nn.Module,
         *,
-        epochs: int,
+        epochs: float,
         lr: float,
         label: str,
         columns: Mapping[str, object] | None = None,
         resume: Checkpoint | None = None,
-        on_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
+        on_epoch: Callable[[int, dict[str, Tensor]], bool | None] | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Train ``module`` in place: SGD with momentum, linear warm-up, cosine to zero.
+        """Train ``module`` in place. The learning rate warms up linearly, then falls as a cosine to zero.
+
+        Progress and learning rate count steps of the optimizer, of ``recipe.accumulate`` batches each.
 
         Args:
             module: What to train; its parameters that require a gradient.
-            epochs: Passes over the (drawn) training samples.
+            epochs: Passes over the (drawn) training samples; 1.6 is one and 60 % of the steps of a second.
             lr: Peak learning rate.
             label: What the progress bar and the log call this.
             columns: What the progress bar shows beside it.
             resume: A checkpoint taken by ``on_epoch`` in the midst of this very call.
-            on_epoch: Called with the number of epochs done and the optimizer's tensors.
+            on_epoch: Called at the end of each begun epoch with their number and the optimizer's tensors.
+                If it returns True, in every process alike, the training stops; ``resume`` would go on.
+            span: The part of the learning-rate schedule that this call goes through: calls with
+                (0.0, 0.8) and (0.8, 1.0) share one schedule.
 
         Raises:
             TrainingError: The loss is no longer a number.
         """
         module.train()
-        wrapped, optimizer = self.accelerator.prepare(module, _optimizer(module, lr))
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        model = self.accelerator.prepare(module)
+        optimizer = make_optimizer(module, lr, self.recipe)
+        scaler = make_scaler(self.recipe.mixed_precision, self.accelerator.device)
         first = 0
         if resume is not None:
             first, self.epochs_begun = resume.state["epoch"], resume.state["epochs_begun"]
-            _restore(optimizer, names, resume.tensors)
-        total = epochs * self.steps_per_epoch
+            restore_optimizer(optimizer, module, scaler, resume.tensors)
+        total, per_epoch = self._steps(epochs), self.steps_per_epoch
+        rates = learning_rates(lr, total, span)
         with self.reporter.progress(total, label) as progress:
-            progress.advance(first * self.steps_per_epoch, **(columns or {}))
-            for epoch in range(first, epochs):
-                losses = []
-                for step, (inputs, labels) in enumerate(self._batches(), epoch * self.steps_per_epoch):
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr * _schedule(step / total)
-                    batch_loss = self._loss(wrapped(*inputs), inputs, labels)
-                    optimizer.zero_grad()
-                    self.accelerator.backward(batch_loss)
-                    optimizer.step()
-                    _keep_scales_positive(module)
-                    losses.append(batch_loss.detach())
-                    progress.advance(1, **(columns or {}))
-                loss = float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            progress.advance(min(first * per_epoch, total), **(columns or {}))
+            for epoch in range(first, math.ceil(total / per_epoch)):
+                steps = rates[epoch * per_epoch :][:per_epoch]
+                loss = self._epoch(model, optimizer, scaler, steps, progress)
                 self.reporter.event("epoch", label=label, epoch=epoch + 1, epochs=epochs, loss=loss)
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"The training diverged: the mean loss of an epoch is {loss} in {label}, at a peak "
                         f"learning rate of {lr:g}. Give a smaller --lr."
                     )
-                if on_epoch is not None:
-                    on_epoch(epoch + 1, _momenta(optimizer, names))
-        self.accelerator.free_memory()  # it keeps every optimizer and loader it ever prepared
+                if on_epoch and on_epoch(epoch + 1, optimizer_tensors(optimizer, module, scaler)):
+                    self.reporter.event("early_stop", label=label, epoch=epoch + 1, epochs=epochs)
+                    break
+        self.accelerator.free_memory()  # it keeps every loader it ever prepared
 
-    def _batches(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-        """One epoch: each process its share of every batch."""
+    def _steps(self, epochs: float) -> int:
+        """Steps of the optimizer in so many epochs; any epochs at all are at least one step."""
+        return max(round(epochs * self.steps_per_epoch), int(epochs > 0))
+
+    def _epoch(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        rates: list[float],
+        progress: Progress,
+    ) -> float:
+        """Make one step at each of these learning rates, and give the mean loss of their batches."""
+        losses, accumulate = [], self.recipe.accumulate
+        batches = min(len(rates) * accumulate, self.batches_per_epoch)
+        for index, (inputs, labels) in enumerate(self._batches(batches)):
+            step, place = divmod(index, accumulate)
+            size = min(accumulate, batches - step * accumulate)
+            if place == 0:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[step]
+                optimizer.zero_grad()
+            last = place == size - 1
+            # Processes exchange gradients once a step.
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self._loss(self._outputs(model, inputs), inputs, labels)
+                scaler.scale(loss / size).backward()
+            losses.append(loss.detach())
+            if last:
+                scaler.step(optimizer)
+                scaler.update()
+                keep_scales_positive(model)
+                progress.advance(1)
+        return float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
+
+    def _outputs(self, model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What a network gives in the precision of the recipe; for the loss, in float32."""
+        with autocast(self.recipe.mixed_precision, self.accelerator.device):
+            outputs = model(*inputs)
+        widened: Sequence[Tensor] = convert_to_fp32(outputs)
+        return widened
+
+    def _batches(self, count: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+        """The first ``count`` batches of an epoch: each process its share of every batch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epochs_begun)
         self.epochs_begun += 1
-        order = torch.randperm(len(self.rows), generator=generator)[: self.epoch_samples].tolist()
+        order = torch.randperm(len(self.rows), generator=generator)[: count * self.batch_size].tolist()
         # batch_size is the global one: Accelerate gives every process a slice of each batch.
         self.accelerator.dataloader_config.split_batches = self.accelerator.num_processes > 1
         loader = DataLoader(self.rows, self.batch_size, sampler=order, collate_fn=_as_is, drop_last=True)
@@ -161,7 +213,7 @@ class Trainer:
             assert hard is not None  # the constructor saw to it
             return hard
         with torch.no_grad():
-            taught = self.teacher(*inputs)
+            taught = self._outputs(self.teacher, inputs)
         if logits.ndim != 2 or len(outputs) != 1:
             # No class logits: relative squared error, each output in units of its own power.
             errors = [
@@ -195,44 +247,3 @@ class Trainer:
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _optimizer(module: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """SGD; weight decay on matrices and kernels only, not on scales, biases or normalization."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr, momentum=MOMENTUM, nesterov=True)
-
-
-def _schedule(done: float) -> float:
-    """Share of the peak learning rate at ``done`` in [0, 1): linear warm-up, then half a cosine."""
-    if done < WARMUP:
-        return (done + 0.01) / (WARMUP + 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
-
-
-@torch.no_grad()
-def _keep_scales_positive(module: nn.Module) -> None:
-    for quantizer in activation_quantizers(module):
-        if quantizer.base.requires_grad:
-            quantizer.base.clamp_(min=_SMALLEST_SCALE)
-
-
-def _momenta(optimizer: Any, names: dict[int, str]) -> dict[str, Tensor]:
-    """Momentum buffers by parameter name."""
-    return {
-        f"momentum/{names[id(parameter)]}": slots["momentum_buffer"]
-        for parameter, slots in optimizer.state.items()
-        if slots.get("momentum_buffer") is not None
-    }
-
-
-def _restore(optimizer: Any, names: dict[int, str], tensors: dict[str, Tensor]) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            buffer = tensors.get(f"momentum/{names[id(parameter)]}")
-            if buffer is not None:
-                optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter)

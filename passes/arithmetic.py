@@ -74,7 +74,8 @@ def code_range(bits: int, grid: Grid) -> tuple[int, int]:
         return 0, 0
     if grid is Grid.ODD and bits < 8:
         return -(2**bits - 1), 2**bits - 1
-    return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
+    half: int = 2 ** (bits - 1)
+    return (-half if grid is Grid.FULL else 1 - half), half - 1
 
 
 def quantize(
@@ -136,8 +137,8 @@ def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: 
 def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: int = 80) -> Float:
     """The scale of each kernel with the least squared error, on a grid of clips.
 
-    The clip runs over ``steps`` even fractions of the largest magnitude. A kernel of 0 bits, or of zeros,
-    gets scale 1; of zeros on a grid without 0, ``NOTHING``.
+    The scale runs over ``steps`` even fractions of the smallest one that clips nothing, at either end of the
+    grid. A kernel of 0 bits, or of zeros, gets scale 1; of zeros on a grid without 0, ``NOTHING``.
 
     Returns:
         ``(kernels,)``, float32, positive.
@@ -145,8 +146,11 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
     w = np.asarray(weight, np.float32)
     flat = w.reshape(len(w), -1)
     widths = np.asarray(bits, np.int64)
-    top = np.array([max(code_range(int(b), grid)[1], 1) for b in widths], np.float32)
-    largest = np.abs(flat).max(axis=1)
+    ranges = np.array([code_range(int(b), grid) for b in widths], np.float32)
+    ends = np.stack([flat.max(axis=1), -flat.min(axis=1)])
+    tops = np.maximum(np.stack([ranges[:, 1], -ranges[:, 0]]), 1)
+    end = (ends / tops.astype(np.float64)).argmax(axis=0)[None]  # the end that is clipped first
+    largest, top = (np.take_along_axis(numbers, end, axis=0)[0] for numbers in (ends, tops))
     used = (largest > 0) & (widths > 0)
     without_0 = (widths > 0) & (widths < 8) & (grid is Grid.ODD)
     unused = np.where(without_0, NOTHING, 1)

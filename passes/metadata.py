@@ -20,7 +20,6 @@ __all__ = [
     "PADDING",
     "SUFFIX",
     "TARGET",
-    "TIE",
     "VNNI",
     "WEIGHT",
     "WEIGHTS",
@@ -48,8 +47,6 @@ GRID = "mpqtool.grid"
 """On the DQ of a weight: ``Grid`` value."""
 NAME = "mpqtool.name"
 """On Q and DQ: the name in the plan."""
-TIE = "mpqtool.tie"
-"""On Q and DQ: the tie of the activation."""
 OFFSET = "mpqtool.offset"
 """On Q and DQ: the offset of the activation, if it has one; the DQ gives the value without it. On the Sub and
 Add of the offset, and on the DQ of a bias that is there for it alone: empty."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["canonical_qdq", "fold_batch_norm", "lower", "lower_like", "normalize", "quantize"]
+__all__ = [
+    "canonical_qdq",
+    "fold_batch_norm",
+    "lower",
+    "lower_like",
+    "normalize",
+    "positive_batch_norm",
+    "quantize",
+]
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +22,7 @@ from .errors import ModelError, PassError
 from .lower import lowering_passes
 from .lower.canonical import canonical_passes
 from .lower.keep_float import kept_float
-from .normalize import FoldBatchNormPass, InferShapesPass, normal_form
+from .normalize import FoldBatchNormPass, InferShapesPass, PositiveBatchNormPass, normal_form
 from .normalize.opset import IR_VERSION, OPSET
 from .plan import Plan
 from .quantize import InsertQdqPass, complete
@@ -62,6 +70,17 @@ def fold_batch_norm(model: ir.Model) -> ir.Model:
         model: Normal form; left as it is.
     """
     return _run(FoldBatchNormPass(), model.clone())
+
+
+def positive_batch_norm(model: ir.Model) -> ir.Model:
+    """A normal model that computes the same, with no BatchNormalization that turns the sign of a kernel.
+
+    Folding it multiplies every kernel by 0 or more, so that codes keep their values, on the full grid too.
+
+    Args:
+        model: Normal form; left as it is.
+    """
+    return _run(PositiveBatchNormPass(), model.clone())
 
 
 def quantize(model: ir.Model, plan: Plan) -> ir.Model:

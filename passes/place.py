@@ -7,6 +7,7 @@ __all__ = ["entries", "free_values", "owners", "place"]
 import numpy as np
 import onnx_ir as ir
 
+from .ends import end_layers
 from .placement import Placement, factor_of, moved_input
 from .plan import ActivationQuant, Grid, Plan, WeightQuant
 from .values import all_values, array
@@ -16,7 +17,9 @@ FREE_BITS = 8
 """Width of what no layer multiplies: fewer bits would save no work."""
 
 
-def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid) -> Plan:
+def place(
+    model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid, end_bits: int | None = None
+) -> Plan:
     """A plan without numbers: what is quantized, every width the same, scales to be found.
 
     - Weights: of every Conv and Gemm whose weight is an initializer.
@@ -31,36 +34,44 @@ def place(model: ir.Model, *, weight_bits: int, activation_bits: int, grid: Grid
       end.
 
     Graph inputs get 8 bits, and so does what no layer multiplies. ``zero_point`` is 0 where no value can be
-    negative, else None. The operands and the result of an Add or Sub share a ``tie``.
+    negative, else None.
 
     Args:
         model: Normal form, BatchNormalization folded.
         weight_bits: Width of every kernel.
         activation_bits: Width of every activation that a layer multiplies, but graph inputs.
         grid: Which integers the weight codes are.
+        end_bits: Width of the weights of the first and the last layers (``end_layers``), and of what only
+            such layers multiply; None: the same as of the others.
     """
     found = Placement(model.graph)
+    ends = frozenset[ir.Node]() if end_bits is None else end_layers(model.graph)
+    end_weights = {node.inputs[1] for node in ends}
+
+    def weight_width(value: ir.Value) -> int:
+        return weight_bits if end_bits is None or value not in end_weights else end_bits
+
+    def width(value: ir.Value) -> int:
+        if value.is_graph_input():
+            return INPUT_BITS
+        if value not in found.multiplied:
+            return FREE_BITS
+        return activation_bits if end_bits is None or not found.multiplied[value] <= ends else end_bits
+
     weights = tuple(
-        WeightQuant(name=str(value.name), bits=(weight_bits,) * len(kernels), grid=grid)
+        WeightQuant(name=str(value.name), bits=(weight_width(value),) * len(kernels), grid=grid)
         for value in found.weights
         if (kernels := array(value)) is not None
     )
     activations = tuple(
         ActivationQuant(
             name=str(value.name),
-            bits=_bits(found, value, activation_bits),
+            bits=width(value),
             zero_point=0 if found.is_nonnegative(value) else None,
-            tie=found.ties.get(value),
         )
         for value in found.quantized
     )
     return Plan(weights=weights, activations=activations)
-
-
-def _bits(found: Placement, value: ir.Value, activation_bits: int) -> int:
-    if value.is_graph_input():
-        return INPUT_BITS
-    return activation_bits if value in found.multiplied else FREE_BITS
 
 
 def free_values(model: ir.Model) -> frozenset[str]:

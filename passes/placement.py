@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "CLAMPS",
+    "GATES",
     "MOVES",
     "PASS_THROUGH",
     "TABLES",
@@ -40,6 +41,9 @@ PASS_THROUGH = ("MaxPool", *MOVES, *CLAMPS)
 
 POOLS = ("GlobalAveragePool", "AveragePool")
 
+GATES = ("HardSigmoid", "Sigmoid")
+"""Functions whose results, 0 to 1, are multiplied with others."""
+
 TABLES = (
     "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Selu", "Sigmoid", "Silu",
     "Softplus", "Softsign", "Tanh",
@@ -56,16 +60,14 @@ class Placement:
     Attributes:
         weights: Initializers to quantize, in graph order, each once.
         quantized: Activations with a scale of their own, in graph order.
-        ties: For each value that an Add or Sub joins to others: the name of the first of them.
         multiplied: Those of ``quantized`` that a layer, or another activation, is multiplied with in a sum
-            of products. The width of the others saves nothing.
+            of products, and the operators that do so. The width of the others saves nothing.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.weights: list[ir.Value] = []
-        self.multiplied: set[ir.Value] = set()
+        self.multiplied: dict[ir.Value, set[ir.Node]] = {}
         wanted: set[ir.Value] = set()
-        joined: list[list[ir.Value]] = []
         for node in graph:
             if is_weighted(node):
                 weight = node.inputs[1]
@@ -79,14 +81,12 @@ class Placement:
             sources = [self.owner(value) for value in operands]
             values = [value for value in sources if value is not None]
             if is_weighted(node) or is_op(node, "MatMul"):
-                self.multiplied.update(values)
+                for value in values:
+                    self.multiplied.setdefault(value, set()).add(node)
             if not is_op(node, "Gemm"):  # a Gemm can give float; others need codes, or ask for them
                 values.append(chain_end(node))
             wanted.update(values)
-            if is_op(node, "Add", "Sub") and len(values) == 3:
-                joined.append(values)
         self.quantized = [value for value in all_values(graph) if value in wanted]
-        self.ties = _tie(self.quantized, joined)
 
     def owner(self, value: ir.Value | None) -> ir.Value | None:
         """The value whose codes this one shares; itself if it has its own, None for a constant."""
@@ -245,20 +245,3 @@ def _chain_start(node: ir.Node) -> ir.Node | None:
             return None
         node = producer
     return None if moved_input(node) is not None or is_op(node, *POOLS, "Concat") else node
-
-
-def _tie(order: list[ir.Value], joined: list[list[ir.Value]]) -> dict[ir.Value, str]:
-    """Merge the overlapping sets; name each after its first value."""
-    leader: dict[ir.Value, ir.Value] = {}
-
-    def find(value: ir.Value) -> ir.Value:
-        while leader.setdefault(value, value) is not value:
-            value = leader[value]
-        return value
-
-    rank = {value: index for index, value in enumerate(order)}
-    for values in joined:
-        first = min((find(value) for value in values), key=rank.__getitem__)
-        for value in values:
-            leader[find(value)] = first
-    return {value: str(find(value).name) for value in leader}

@@ -11,7 +11,6 @@ __all__ = ["ActivationQuant", "Grid", "Plan", "WeightQuant", "first_fault"]
 
 import enum
 import json
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -29,11 +28,14 @@ class Grid(enum.StrEnum):
     """Which integers the codes of a ``b``-bit weight are.
 
     ``SIGNED``: ``-(2**(b-1) - 1) ... 2**(b-1) - 1``, symmetric, holds 0.
+    ``FULL``: ``-2**(b-1) ... 2**(b-1) - 1``, all signed integers of ``b`` bits: ``-Q_N ... Q_P`` of LSQ
+    (Esser et al., Learned Step Size Quantization, equation 1). A code of ``-2**(b-1)`` has no negative.
     ``ODD``: the odd integers ``-(2**b - 1), ..., -1, 1, ..., 2**b - 1``: ``2**b`` levels and no 0
     (mid-rise, DoReFa). At 8 bits an odd code would need nine, so the grid is ``SIGNED`` there.
     """
 
     SIGNED = "signed"
+    FULL = "full"
     ODD = "odd"
 
 
@@ -64,8 +66,8 @@ class WeightQuant(_Frozen):
             raise ValueError(
                 f"bits and scale need one entry per kernel, got {len(self.bits)} and {len(self.scale)}"
             )
-        if self.grid is Grid.SIGNED and 1 in self.bits:
-            raise ValueError("the signed grid has no 1-bit codes; use grid 'odd' or at least 2 bits")
+        if self.grid is not Grid.ODD and 1 in self.bits:
+            raise ValueError(f"the {self.grid} grid has no 1-bit codes; use grid 'odd' or at least 2 bits")
         return self
 
 
@@ -80,8 +82,6 @@ class ActivationQuant(_Frozen):
         scale: Real units per code; None: to be calibrated.
         zero_point: The code next to real 0, and of real 0 itself without an offset; None: to be calibrated.
             0 where the value cannot be negative.
-        tie: Name of a set of activations whose scales are powers of two of each other, so that
-            their sums are exact in integers; None where there is no such sum.
         offset: The real number that the code ``zero_point`` stands for (LSQ+); what uses the value has to
             be able to fold it, see ``quantize.offsets``.
         padding: What a convolution of the value pads with: ``offset``, so that padding is one more code, or
@@ -92,7 +92,6 @@ class ActivationQuant(_Frozen):
     bits: Annotated[int, pydantic.Field(ge=1, le=8)]
     scale: Positive | None = None
     zero_point: Annotated[int, pydantic.Field(ge=0, le=255)] | None = None
-    tie: str | None = None
     offset: Annotated[float, pydantic.Field(allow_inf_nan=False)] = 0.0
     padding: Literal["offset", "zero"] = "offset"
 
@@ -144,21 +143,7 @@ class Plan(_Frozen):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"listed twice: {', '.join(twice)}")
-        for tie, scales in self._tied_scales().items():
-            mantissas = {math.frexp(float(np.float32(scale)))[0] for scale in scales}  # files hold float32
-            if len(mantissas) > 1:
-                raise ValueError(
-                    f"the scales of tie {tie!r} must be powers of two of each other, got "
-                    f"{', '.join(f'{scale:.9g}' for scale in scales)}"
-                )
         return self
-
-    def _tied_scales(self) -> dict[str, list[float]]:
-        tied: dict[str, list[float]] = {}
-        for activation in self.activations:
-            if activation.tie is not None and activation.scale is not None:
-                tied.setdefault(activation.tie, []).append(activation.scale)
-        return tied
 
     @property
     def is_complete(self) -> bool:
@@ -228,6 +213,8 @@ def first_fault(error: pydantic.ValidationError) -> str:
     """Where the first fault is, what it is and what was found, in one line."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: no such field; remove it"
     return f"{where + ': ' if where else ''}{first['msg']}{_found(first.get('input'))}"
 
 

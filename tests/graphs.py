@@ -60,7 +60,7 @@ def calibrated(
     weight_bits: int = 4,
     activation_bits: int = 8,
     grid: Grid = Grid.ODD,
-    tied: bool = True,
+    powers_of_two: bool = False,
 ) -> Plan:
     """A plan whose activations cover what they are on ``feeds``; weight scales stay open.
 
@@ -71,7 +71,7 @@ def calibrated(
         weight_bits: Width of every kernel.
         activation_bits: Width of every activation but inputs.
         grid: Grid of the weights.
-        tied: Round the scales of a tie to powers of two of the first; without, the ties are dropped.
+        powers_of_two: Round the scales to powers of two, so that many sums end in exact halves.
     """
     if plan is None:
         plan = place(model, weight_bits=weight_bits, activation_bits=activation_bits, grid=grid)
@@ -85,9 +85,8 @@ def calibrated(
         **feeds,
         **run_onnx(model, feeds, expose=[a.name for a in plan.activations if a.name not in shown]),
     }
-    anchors: dict[str, float] = {}
     return plan.replaced(
-        activations=[_calibrate(a, values[a.name], anchors, tied=tied) for a in plan.activations]
+        activations=[_calibrate(a, values[a.name], powers_of_two=powers_of_two) for a in plan.activations]
     )
 
 
@@ -99,17 +98,12 @@ def quantized(
     return quantize(model, calibrated(model, feeds, **options))
 
 
-def _calibrate(
-    planned: ActivationQuant, seen: NDArray[Any], anchors: dict[str, float], *, tied: bool
-) -> ActivationQuant:
+def _calibrate(planned: ActivationQuant, seen: NDArray[Any], *, powers_of_two: bool) -> ActivationQuant:
     low, high = min(float(seen.min()), 0.0), max(float(seen.max()), 1e-3)
     if planned.zero_point == 0:
         low = 0.0
-    scale = (high - low) / (2**planned.bits - 1)
-    tie = planned.tie if tied else None
-    if tie is not None:
-        anchor = anchors.setdefault(tie, float(np.float32(scale)))
-        scale = anchor * 2.0 ** float(np.rint(np.log2(scale / anchor)))
-    scale = float(np.float32(scale))
+    scale = float(np.float32((high - low) / (2**planned.bits - 1)))
+    if powers_of_two:
+        scale = 2.0 ** float(np.rint(np.log2(scale)))
     zero = int(np.clip(np.rint(-low / scale), 0, 2**planned.bits - 1))
-    return planned.model_copy(update={"scale": scale, "zero_point": zero, "tie": tie})
+    return planned.model_copy(update={"scale": scale, "zero_point": zero})

@@ -98,7 +98,7 @@ def offset_cases(draw: st.DrawFn) -> OffsetCase:
         ],
         activations=[a.model_copy(update={"bits": int(rng.integers(1, 9))}) for a in plan.activations],
     )
-    plan = calibrated(model, feeds, plan=plan, tied=False)
+    plan = calibrated(model, feeds, plan=plan)
     betas = {a.name: float(rng.uniform(-3, 1) * (a.scale or 1)) for a in plan.activations}
     padding: Literal["offset", "zero"] = "zero" if draw(st.booleans()) else "offset"
     return OffsetCase(text, model, feeds, with_offsets(model, plan, betas, padding))

@@ -46,9 +46,7 @@ class Side:
 
     def planned(self, entry: ActivationQuant) -> ActivationQuant:
         scale = float(np.float32(self.scale))
-        return entry.model_copy(
-            update={"bits": self.bits, "scale": scale, "zero_point": self.zero_point, "tie": None}
-        )
+        return entry.model_copy(update={"bits": self.bits, "scale": scale, "zero_point": self.zero_point})
 
 
 def network(

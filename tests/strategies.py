@@ -29,7 +29,7 @@ class Case:
 
     def __repr__(self) -> str:
         bits = [(w.name, w.bits, str(w.grid)) for w in self.plan.weights]
-        acts = [(a.name, a.bits, a.zero_point, a.tie) for a in self.plan.activations]
+        acts = [(a.name, a.bits, a.zero_point) for a in self.plan.activations]
         return f"{self.text}\n{bits}\n{acts}"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -80,4 +80,5 @@ def cases(draw: st.DrawFn, *, islands: bool = False) -> Case:
             for a in plan.activations
         ],
     )
-    return Case(text, model, feeds, calibrated(model, feeds, plan=plan, tied=draw(st.booleans())))
+    plan = calibrated(model, feeds, plan=plan, powers_of_two=draw(st.booleans()))
+    return Case(text, model, feeds, plan)

@@ -13,10 +13,11 @@ from mpqtool.checkpoint import Checkpoint
 from mpqtool.crosscheck import check_normal_form
 from mpqtool.data import Split
 from mpqtool.errors import CheckpointError, DataError, ModelError, UnsupportedOpError
-from mpqtool.job import Job, _split, prepare
+from mpqtool.job import Job, prepare
 from mpqtool.options import QuantizeOptions
 from mpqtool.passes.pipelines import normalize
 from mpqtool.reporter import Reporter
+from mpqtool.run_data import hold_out
 
 TEXT = "net (float[2,3] x) => (float[2,4] y) { y = MatMul (x, w) }"
 
@@ -57,12 +58,12 @@ def test_fewer_samples_than_the_fixed_batch_are_refused(
 
 def test_held_out_samples_are_none_of_those_learned_from(rng: np.random.Generator) -> None:
     split = _split_of(rng, 200)
-    tuning, held_out = _split(split, seed=0)
+    tuning, held_out = hold_out(split, seed=0)
     assert len(held_out) == 30
     assert len(tuning) == 170
     rows = {array.tobytes() for part in (tuning, held_out) for array in part.inputs["x"]}
     assert len(rows) == 200
-    again, other = _split(split, seed=0)[1], _split(split, seed=1)[1]
+    again, other = hold_out(split, seed=0)[1], hold_out(split, seed=1)[1]
     np.testing.assert_array_equal(again.inputs["x"], held_out.inputs["x"])
     assert not np.array_equal(other.inputs["x"], held_out.inputs["x"])
 
@@ -150,3 +151,5 @@ def test_a_run_goes_on_for_another_target_but_not_with_another_training(
     assert job.checkpoint is not None
     with pytest.raises(CheckpointError, match="--lr changed"):
         prepared(resume=True, lr=0.5)
+    with pytest.raises(CheckpointError, match="--method, --epochs changed"):  # 2 and 5 epochs by default
+        prepared(resume=True, method="lsq")

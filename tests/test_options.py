@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
+import re
 from typing import Any
 
 import pytest
 
 from mpqtool.errors import OptionError
-from mpqtool.options import QuantizeOptions, parse_bits
+from mpqtool.method_options import METHODS_OF
+from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
+from mpqtool.passes.plan import Grid
+from mpqtool.quantizers.initialize import INITS
 
 
 @pytest.mark.parametrize(
@@ -37,25 +43,144 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "no method 'magic'; methods: impq"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, got 'magic'"),
+        ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
+        ({"config": 4}, "config must be of type str, got 4"),
+        ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),
+        ({"weight_grid": "signed"}, "weight_grid must be one of full, odd, got 'signed'"),
+        ({"init": "max"}, r"init must be one of lsq\+, mse, lsq, minmax, got 'max'"),
+        ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, got 'adam'"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of no, bf16, fp16, got 'fp8'"),
+        ({"target": "tpu"}, "target must be one of cpu, standard, cuda, got 'tpu'"),
+        ({"lower": "half"}, "lower must be one of full, fastest, got 'half'"),
+        ({"lower": "fastest", "target": "cuda"}, "measures files for target 'cpu', got 'cuda'"),
         ({"start_bits": "W3.5A8"}, "start_bits are uniform, so whole numbers, got 'W3.5A8'"),
         ({"target_bits": "W5A6"}, "'W5A6' must not exceed start_bits 'W4A8'"),
         ({"target_bits": "W3A8", "start_bits": "W4A7"}, "must not exceed"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
+        ({"seed": True}, "seed must be of type int, got True"),
         ({"epochs": -1}, "epochs must be at least 0"),
+        ({"epochs": 2.5}, "epochs must be of type int, got 2.5"),
         ({"epoch_samples": 0}, "epoch_samples must be at least 1, got 0"),
+        ({"epoch_samples": "all"}, "epoch_samples must be of type int, got 'all'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": None}, "batch_size must be of type int, got None"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"max_drop": -0.5}, "max_drop must be at least 0"),
         ({"max_drop": float("nan")}, "max_drop must be at least 0"),
+        ({"weight_decay": -1e-4}, "weight_decay must be at least 0, got -0.0001"),
+        ({"weight_decay": float("inf")}, "weight_decay must be at least 0, got inf"),
         ({"lr": 0.0}, "lr must be positive and finite"),
         ({"lr": float("inf")}, "lr must be positive and finite"),
+        ({"lr": "fast"}, "lr must be of type float, got 'fast'"),
         ({"resize": (0, 4)}, "resize must be a height and a width"),
         ({"mean": (float("nan"),)}, "mean must be finite"),
         ({"std": (0.0,)}, "std must be positive"),
-        ({"lower": "fastest", "target": "cuda"}, "measures files for target 'cpu', got 'cuda'"),
+        ({"method": "lsq", "bits": "W4.5A4"}, "bits are uniform, so whole numbers, got 'W4.5A4'"),
+        ({"method": "lsq", "bits": "W4A9"}, "activation bits must be 1 to 8, got 9"),
+        ({"method": "lsq", "bits": "W1A4"}, "'W1A4': on the full grid weight bits must be 2 to 8; .* 'odd'"),
+        ({"method": "lsq", "config": "3"}, r"'3' learns offsets, .* method 'lsq\+', or config auto, 1 or 2"),
+        ({"method": "lsq", "config": "4"}, "config '4' learns offsets, which method 'lsq' has not"),
+        ({"method": "lsq+", "patience": 0}, "patience must be at least 1, got 0"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message) as caught:
         QuantizeOptions(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_readme_has_every_option_of_a_method_with_its_default() -> None:
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--([a-z-]+)` \| ([^|]+) \| [^|]+ \|$", readme, re.MULTILINE)
+    said = {name.replace("-", "_"): default.strip("`") for name, default in rows}
+    assert said.keys() == METHODS_OF.keys()
+    words = {"all_layers": "off", "distill": "off", "resume": "off", "patience": "none"}
+    words |= {"epoch_samples": "all", "epochs": "2; 5", "lr": "0.01; 0.001"}
+    assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
+
+
+def test_choices_are_those_of_the_parts_that_take_them() -> None:
+    assert CHOICES["init"] == INITS
+    assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
+
+
+_OTHER_THAN_DEFAULT = {
+    "start_bits": "W5A8", "target_bits": "W2A5", "max_drop": 2.0, "bits": "W2A2", "config": "2",
+    "weight_scales": "layer", "weight_grid": "odd", "all_layers": True, "init": "mse", "patience": 3,
+    "epochs": 9, "epoch_samples": 7, "batch_size": 8, "accumulate": 2, "optimizer": "adamw", "lr": 0.5,
+    "weight_decay": 0.0, "mixed_precision": "bf16", "distill": True, "resume": True,
+}  # fmt: skip
+
+
+def test_every_option_of_a_method_is_tried_below() -> None:
+    assert _OTHER_THAN_DEFAULT.keys() == METHODS_OF.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", METHODS_OF)
+def test_an_option_is_taken_by_its_methods_alone(method: str, name: str) -> None:
+    options = {"method": method, name: _OTHER_THAN_DEFAULT[name]}
+    if method in METHODS_OF[name]:
+        made = QuantizeOptions(**options)
+        assert getattr(made, name) == made.settings[name] == _OTHER_THAN_DEFAULT[name]
+        return
+    with pytest.raises(OptionError) as caught:
+        QuantizeOptions(**options)
+    assert str(caught.value) == (
+        f"{name} has no effect with method {method!r}, only with {' and '.join(METHODS_OF[name])}; "
+        f"choose another method, or leave {name} out"
+    )
+    assert name not in QuantizeOptions(method=method).settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", METHODS_OF)
+def test_a_plan_takes_no_option_of_a_method(method: str, name: str) -> None:
+    with pytest.raises(OptionError, match=f"^{name} has no effect with a plan, .*; leave one out$"):
+        QuantizeOptions(method=method, plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
+
+
+def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
+    options = QuantizeOptions(plan="plan.json", resize=(8, 8), target="cuda", seed=3)
+    assert options.settings == {
+        "method": "impq", "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
+        "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "lr"),
+    [
+        ({}, 2, 0.01),
+        ({"method": "lsq"}, 5, 0.01),
+        ({"method": "lsq+", "optimizer": "adamw"}, 5, 0.001),
+        ({"optimizer": "adamw"}, 2, 0.001),
+        ({"method": "lsq", "epochs": 0, "lr": 1}, 0, 1),
+    ],
+)
+def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: float) -> None:
+    made = QuantizeOptions(**options)
+    assert (made.epochs, made.lr) == (epochs, lr)
+    assert (made.settings["epochs"], made.settings["lr"]) == (epochs, lr)
+    assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+def test_options_made_again_from_their_own_values_are_the_same_with_a_plan() -> None:
+    options = QuantizeOptions(method="lsq+", plan="plan.json")
+    assert QuantizeOptions(**dataclasses.asdict(options)) == options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "lsq", "bits": "W2A8"},
+        {"method": "lsq", "bits": "W1A8", "weight_grid": "odd"},
+        {"method": "lsq", "config": "2"},
+        *({"method": "lsq+", "config": config} for config in CHOICES["config"]),
+    ],
+)
+def test_takes(options: dict[str, Any]) -> None:
+    made = QuantizeOptions(**options)
+    assert {name: getattr(made, name) for name in options} == options

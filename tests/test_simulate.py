@@ -58,7 +58,10 @@ def test_gradients_are_those_of_fake_quantization(rng: np.random.Generator) -> N
     """Where nothing rounds differently, training in integers moves the weights the same way."""
     model = residual_cnn(rng)
     x = rng.normal(size=(16, 2, 8, 8)).astype(np.float32)
-    plan = _plan(model, x, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
+    plan = calibrated(model, {"x": x}, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
+    # Room at the ends: a value on the very edge of a clip passes the gradient in one and not in the other.
+    roomy = [a.model_copy(update={"scale": float(np.float32(1.05 * a.scale))}) for a in plan.activations]
+    plan = complete(model, plan.replaced(activations=roomy))
     gradients = []
     for wrap in (lambda network: network, IntegerSimulation):
         network = attach(import_graph(model), plan)
@@ -67,7 +70,5 @@ def test_gradients_are_those_of_fake_quantization(rng: np.random.Generator) -> N
     assert set(gradients[0]) == {"w0", "b0", "w1", "b1", "w2", "w3", "b3"}
     for name, fake in gradients[0].items():
         exact = gradients[1][name]
-        # Codes at the very edge of a clip pass the gradient in one and not in the other.
-        cosine = torch.nn.functional.cosine_similarity(fake.flatten(), exact.flatten(), dim=0)
-        assert cosine > 0.99, name
-        assert float(exact.norm() / fake.norm()) == pytest.approx(1, abs=0.05), name
+        # Biases and sums are rounded in one of the two only.
+        assert float((exact - fake).norm() / fake.norm()) < 1e-3, name

@@ -10,8 +10,7 @@ from typing import Any
 
 import rich_click as click
 
-from mpqtool.options import LOWER, METHODS, QuantizeOptions
-from mpqtool.passes.targets import TARGETS
+from mpqtool.options import CHOICES, QuantizeOptions
 
 from .common import echo_json, echo_table, json_option, number, numbers, size, vnni_option
 
@@ -20,20 +19,46 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(QuantizeO
 
 
 def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Command], _Command]:
-    """Make an option of a field of ``QuantizeOptions``: its name and default come from there."""
+    """Make an option of a field of ``QuantizeOptions``: name, default and choices come from there."""
     default = _DEFAULTS[name]
+    if name in CHOICES:
+        settings["type"] = click.Choice(CHOICES[name])
     return click.option(
         f"--{name.replace('_', '-')}", *more, name, default=default, help=help,
         show_default=default is not None and default is not False, **settings,
     )  # fmt: skip
 
 
+def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
+    return click.option_panel(title, options=list(options))
+
+
 @click.command(
     "quantize",
-    epilog="Example: mpqtool quantize examples/digits.onnx --method impq --target-bits W3A6 -o digits.mpq",
+    epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4",
 )
+@_panel("Method", "method", "plan")
+@_panel("Data", "data", "resize", "mean", "std")
+@_panel("IMPQ search (--method impq)", "start_bits", "target_bits", "max_drop")
+@_panel(
+    "LSQ and LSQ+ (--method lsq, lsq+)",
+    "bits", "all_layers", "config", "weight_scales", "weight_grid", "init", "patience",
+)  # fmt: skip
+@_panel(
+    "Training (all methods)",
+    "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
+    "mixed_precision", "distill",
+)  # fmt: skip
+@_panel("Integer file", "target", "lower", "vnni")
+@_panel("Run", "out", "resume", "seed", "as_json", "help")
 @click.argument("model", type=click.Path())
-@_option("method", type=click.Choice(METHODS), help="How bit-widths and scales are found.")
+@_option(
+    "method",
+    help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
+    "and offsets) learned.",
+)
+@_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
 @_option(
     "data", metavar="SPEC",
     help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
@@ -46,27 +71,55 @@ def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Com
 @_option(
     "std", type=numbers, metavar="N,N,N", help="Divide pixels by this after that, per channel or for all."
 )
-@_option("out", "-o", type=click.Path(), metavar="DIR", help="Run directory.  [default: MODEL_STEM.mpq]")
-@_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
-@_option("seed", type=int, help="Seed of every random choice.")
 @_option("start_bits", metavar="WnAn", help="Uniform widths that the search starts from.")
 @_option("target_bits", metavar="WnAn", help="Effective widths to stop at; fractions are allowed.")
 @_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
-@_option("epochs", type=int, help="Epochs of fine-tuning after every change of widths.")
-@_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
-@_option("batch_size", type=int, help="Samples per step.")
-@_option("lr", type=float, help="Peak learning rate.")
-@_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
-@_option("resume", is_flag=True, help="Go on from the checkpoint in the run directory.")
-@_option("target", type=click.Choice(list(TARGETS)), help="What it is to run on; see `mpqtool lower --help`.")
 @_option(
-    "lower", type=click.Choice(LOWER),
-    help="full: all that can be is integer; fastest: what is slower in integers on this machine stays float.",
+    "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+)
+@_option("all_layers", is_flag=True, help="Give the first and the last layer --bits too.")
+@_option(
+    "config",
+    help="Codes of activations, LSQ+ table 1. 1: unsigned. 2: signed. 3: signed, learned offset (lsq+). 4: "
+    "unsigned, learned offset (lsq+). auto: 4 (lsq: 1) behind Swish-like functions, 1 behind ReLU and "
+    "sigmoid. Values without an activation function (linear bottlenecks) always have 2.",
+)
+@_option("weight_scales", help="One learned scale per kernel, or per layer.")
+@_option(
+    "weight_grid",
+    help="full: all 2^b signed integers, 2 to 8 bits. odd: the odd integers around 0, 1 to 8 bits.",
+)
+@_option(
+    "init",
+    help="What scales and offsets start from. lsq+: 3 sigma of the weights, least squared error of the "
+    "activations. mse: least squared error of both. lsq: mean magnitude. minmax: smallest and largest value.",
+)
+@_option("patience", type=int, help="Stop after so many epochs without a better held-out metric.")
+@_option(
+    "epochs", type=int,
+    help="Epochs of training: impq after every change of widths; lsq, lsq+ in all. 0: no training.  "
+    "[default: impq 2; lsq, lsq+ 5]",
 )  # fmt: skip
+@_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
+@_option("batch_size", type=int, help="Samples per batch.")
+@_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
+@_option("optimizer", help="SGD with momentum, or AdamW.")
+@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01; adamw 0.001]")
+@_option("weight_decay", type=float, help="Of kernels and matrices; scales, offsets and biases have none.")
+@_option("mixed_precision", help="What layers multiply in while training; fp16 needs a GPU.")
+@_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
+@_option("target", help="What it is to run on; see `mpqtool lower --help`.")
+@_option(
+    "lower",
+    help="full: all that can be is integer; fastest: what is slower in integers on this machine stays float.",
+)
 @vnni_option
+@_option("out", "-o", type=click.Path(), metavar="DIR", help="Run directory.  [default: MODEL_STEM.mpq]")
+@_option("resume", is_flag=True, help="Go on from the checkpoint in the run directory.")
+@_option("seed", type=int, help="Seed of every random choice.")
 @json_option
 def command(model: str, as_json: bool, **options: Any) -> None:
-    """Quantize the float ONNX file MODEL: learn bit-widths, fine-tune, lower to integers, verify.
+    """Quantize the float ONNX file MODEL: learn bit-widths or scales, lower to integers, verify.
 
     The run directory gets plan.json, model.qdq.onnx, model.int.onnx, result.json, report.html and
     log.jsonl. model.int.onnx is put there only after torch, numpy and ONNX Runtime gave the same integers.

@@ -142,9 +142,9 @@ class Impq:
     def _set_start_widths(self) -> None:
         """A network quantized alike everywhere: scales by least squared error."""
         parameters = dict(self.network.named_parameters())
-        for quantizer in weight_quantizers(self.network):
+        for quantizer in self._weights():
             quantizer.fit(parameters[quantizer.name])
-        calibrate(self.network, self.batches(), activation_quantizers(self.network))
+        calibrate(self.network, self.batches(), self._activations())
 
     def _reduce_precision(self) -> bool:
         """Take a bit from the least sensitive groups; False if the phase has come to its end."""
@@ -261,18 +261,24 @@ class Impq:
         }  # fmt: skip
         self.save(Checkpoint(tensors | momenta, state))
 
+    def _weights(self) -> list[WeightQuantizer]:
+        return [q for q in weight_quantizers(self.network) if isinstance(q, WeightQuantizer)]
+
+    def _activations(self) -> list[ActivationQuantizer]:
+        return [q for q in activation_quantizers(self.network) if isinstance(q, ActivationQuantizer)]
+
     def _groups(self, phase: str) -> list[Kernel | Activation]:
         """The groups that still have a bit to give."""
         if phase == "weights":
             return [
                 Kernel(quantizer, index)
-                for quantizer in weight_quantizers(self.network)
+                for quantizer in self._weights()
                 for index, bits in enumerate(quantizer.bits.tolist())
                 if bits > _LEAST_WEIGHT_BITS
             ]
         return [
             Activation(quantizer)
-            for quantizer in activation_quantizers(self.network)
+            for quantizer in self._activations()
             if int(quantizer.bits) > _LEAST_ACTIVATION_BITS
             and quantizer.name not in self.settings.fixed_activations | self.settings.free_activations
         ]

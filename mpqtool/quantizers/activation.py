@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["ActivationQuantizer"]
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from mpqtool.passes.functions import HARD_SWISH_REACH
 from mpqtool.passes.plan import ActivationQuant
 
 from .rounding import round_ste
+from .scales import gradient_scale, restore_collapsed
 
 _LEAST_REACH = 16
 """From here on, rounding real 3 to whole codes changes a scale by 3 % at most."""
@@ -30,15 +30,12 @@ class ActivationQuantizer(nn.Module):
     and pad with it where they pad with 0.
 
     The scale is trained with LSQ's gradient (``_FakeQuantize``), the zero point and the offset are fixed.
-
-    ``scale = base * 2**exponent``. Quantizers of one tie share ``base`` and keep their exponents, so that
-    their scales stay powers of two of each other and their sums stay exact in integers.
+    With the zero point 0 this is configuration 1 of LSQ+, with ``2**(bits - 1)`` it is configuration 2.
 
     Args:
         name: The value this quantizes.
         bits: Width of a code, 1 to 8.
         zero_point: The code of real 0, or None until calibrated.
-        tie: Name of the tie, or None.
         nonnegative: Whether the value cannot be negative, so that the zero point is always 0.
         offset: What the zero point stands for.
         padding: What layers pad the value with; see ``ActivationQuant``.
@@ -49,13 +46,13 @@ class ActivationQuantizer(nn.Module):
             is out of the range then.
 
     Shape:
-        Input and output: any shape ``(batch, ...)``, same for both, float32. ``base``: ``()``.
+        Input and output: any shape ``(batch, ...)``, same for both, float32. ``learned_scale``: ``()``.
     """
 
     bits: Tensor
     zero_point: Tensor
-    exponent: Tensor
     offset: Tensor
+    initial_scale: Tensor
 
     def __init__(
         self,
@@ -63,7 +60,6 @@ class ActivationQuantizer(nn.Module):
         bits: int,
         *,
         zero_point: int | None,
-        tie: str | None,
         nonnegative: bool,
         offset: float = 0.0,
         padding: Literal["offset", "zero"] = "offset",
@@ -72,21 +68,21 @@ class ActivationQuantizer(nn.Module):
         softmax_axis: int | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.tie, self.nonnegative = name, tie, nonnegative
+        self.name, self.nonnegative = name, nonnegative
         self.padding, self.carried = padding, carried
         self.before_hard_swish = before_hard_swish
         self.softmax_axis = softmax_axis
         self.elements = 0  # of one sample; known once a batch went through
-        self.base = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
+        self.learned_scale = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
+        self.register_buffer("initial_scale", torch.tensor(torch.nan))
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("zero_point", torch.tensor(-1 if zero_point is None else zero_point))
-        self.register_buffer("exponent", torch.tensor(0))
         self.register_buffer("offset", torch.tensor(offset))
 
     @property
     def scale(self) -> Tensor:
         """Real units per code, ``()``."""
-        scale = self.base * torch.exp2(self.exponent)
+        scale: Tensor = self.learned_scale
         if not self.before_hard_swish:
             return scale
         # Where real 3 is a whole number of codes, HardSwish is a product of codes: a third of the time.
@@ -105,22 +101,36 @@ class ActivationQuantizer(nn.Module):
         """What is to be taken off the value."""
         return 0.0 if self.carried else float(self.offset)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there are a scale and a zero point."""
+        return not bool(self.learned_scale.isnan()) and int(self.zero_point) >= 0
+
     @torch.no_grad()
-    def set_numbers(self, *, base: float, exponent: int, zero_point: int) -> None:
-        """Set the scale to ``base * 2**exponent``; ``base`` reaches every quantizer of the tie."""
-        self.base.fill_(base)
-        self.exponent.fill_(exponent)
+    def set_numbers(self, *, scale: float, zero_point: int) -> None:
+        """Set the scale that learning starts from, and the zero point."""
+        self.learned_scale.fill_(scale)
+        self.initial_scale.fill_(scale)
         self.zero_point.fill_(zero_point)
+
+    def keep_scale_positive(self) -> None:
+        """Start the scale anew if a step has taken it to 0 or below."""
+        restore_collapsed(self.learned_scale, self.initial_scale)
+
+    def pass_through(self, x: Tensor) -> Tensor:
+        """What comes out while nothing is quantized."""
+        self.elements = x[0].numel()
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         zero_point, high, shift = int(self.zero_point), self.high, self.shift
+        x = x.float()  # autocast may give less
         if shift:
             x = x - shift
         if self.softmax_axis is not None:
             x = x.clamp(min=_LEAST)
-        # LSQ's gradient scale 1 / sqrt(N * Q_P), N the features of one sample.
         self.elements = x[0].numel()
-        damping = 1 / math.sqrt(max(self.elements, 1) * high)
+        damping = gradient_scale(self.elements, high - zero_point)
         y: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             x, self.scale, zero_point, high, damping
         )
@@ -133,7 +143,6 @@ class ActivationQuantizer(nn.Module):
             bits=int(self.bits),
             scale=float(self.scale.detach()),
             zero_point=int(self.zero_point),
-            tie=self.tie,
             offset=float(self.offset),
             padding=self.padding,
         )

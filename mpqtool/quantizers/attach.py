@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
-__all__ = ["activation_quantizers", "attach", "read_plan", "weight_quantizers"]
+__all__ = [
+    "activation_quantizers",
+    "attach",
+    "fixed_activation",
+    "keep_scales_positive",
+    "read_plan",
+    "weight_quantizers",
+]
+
+import operator
+from collections.abc import Callable
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from mpqtool.passes.errors import PlanError
 from mpqtool.passes.functions import hard_swish_reach
 from mpqtool.passes.placement import POOLS
-from mpqtool.passes.plan import ActivationQuant, Plan
+from mpqtool.passes.plan import ActivationQuant, Plan, WeightQuant
 
 from .activation import ActivationQuantizer
+from .learned_offset import OffsetQuantizer
+from .learned_weight import LsqWeightQuantizer
 from .offset import hand_on_offset
 from .weight import WeightQuantizer
 
 _PREFIX = "quantizers"
 
 
-def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
-    """Insert a quantizer behind every weight and value that the plan names, in place.
+def fitted_weight(entry: WeightQuant, weight: Tensor) -> nn.Module:
+    """A quantizer with the scales of the plan, or without any until they are fitted."""
+    quantizer = WeightQuantizer(entry.name, entry.bits, entry.grid, elements=weight[0].numel())
+    if entry.scale is not None:
+        quantizer.scale.copy_(torch.tensor(entry.scale))
+    return quantizer
 
-    Numbers the plan already has are taken over; the others wait for ``fit`` and calibration.
+
+def fixed_activation(entry: ActivationQuant, source: fx.Node) -> nn.Module:
+    """A quantizer with the zero point and offset of the plan, or without any until it is calibrated."""
+    users = [user.meta.get("onnx_op") for user in source.users]
+    quantizer = ActivationQuantizer(
+        entry.name,
+        entry.bits,
+        zero_point=entry.zero_point,
+        nonnegative=entry.zero_point == 0,
+        offset=entry.offset,
+        padding=entry.padding,
+        carried=source.meta.get("onnx_op") in POOLS,
+        before_hard_swish="HardSwish" in users and _may_be_rounded(entry),
+        softmax_axis=_softmax_axis(source),
+    )
+    if entry.scale is not None and entry.zero_point is not None:
+        quantizer.set_numbers(scale=entry.scale, zero_point=entry.zero_point)
+    return quantizer
+
+
+def attach(
+    graph_module: fx.GraphModule,
+    plan: Plan,
+    *,
+    make_weight: Callable[[WeightQuant, Tensor], nn.Module] = fitted_weight,
+    make_activation: Callable[[ActivationQuant, fx.Node], nn.Module] = fixed_activation,
+) -> fx.GraphModule:
+    """Insert a quantizer behind every weight and value that the plan names, in place.
 
     Args:
         graph_module: An imported graph; ``node.meta["onnx_name"]`` is the join key.
         plan: What to quantize. Names and kernel counts must be those of the graph.
+        make_weight: Makes the quantizer of a weight, given its plan entry and the weight.
+        make_activation: Makes that of a value, given its plan entry and the node that computes it.
 
     Returns:
         The same module, with submodules ``quantizers.w0 ...`` and ``quantizers.a0 ...``.
@@ -53,30 +98,16 @@ def attach(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
                 f"The plan has {len(weight.bits)} kernels for weight {weight.name!r}, the model has "
                 f"{kernels}. Use the plan of this model."
             )
-        quantizer = WeightQuantizer(
-            weight.name, weight.bits, weight.grid, elements=parameters[weight.name][0].numel()
-        )
-        if weight.scale is not None:
-            quantizer.scale.copy_(torch.tensor(weight.scale))
-        _insert(graph_module, by_name[weight.name], f"{_PREFIX}.w{index}", quantizer)
+        made = make_weight(weight, parameters[weight.name])
+        _insert(graph_module, by_name[weight.name], f"{_PREFIX}.w{index}", made)
     for index, activation in enumerate(plan.activations):
-        users = [user.meta.get("onnx_op") for user in by_name[activation.name].users]
-        made = ActivationQuantizer(
-            activation.name,
-            activation.bits,
-            zero_point=activation.zero_point,
-            tie=activation.tie,
-            nonnegative=activation.zero_point == 0,
-            offset=activation.offset,
-            padding=activation.padding,
-            carried=by_name[activation.name].meta.get("onnx_op") in POOLS,
-            before_hard_swish="HardSwish" in users and _may_be_rounded(activation),
-            softmax_axis=_softmax_axis(by_name[activation.name]),
-        )
-        source = _insert(graph_module, by_name[activation.name], f"{_PREFIX}.a{index}", made)
-        if activation.offset:
-            hand_on_offset(graph, source, activation.offset, activation.padding)
-    _share_bases(graph_module, plan)
+        source = by_name[activation.name]
+        made = make_activation(activation, source)
+        quantized = _insert(graph_module, source, f"{_PREFIX}.a{index}", made)
+        if isinstance(made, OffsetQuantizer):
+            _hand_on_learned(graph, quantized)
+        elif activation.offset:
+            hand_on_offset(graph, quantized, activation.offset, activation.padding)
     graph.lint()
     graph_module.recompile()
     return graph_module
@@ -93,7 +124,7 @@ def _softmax_axis(source: fx.Node) -> int | None:
 def _may_be_rounded(activation: ActivationQuant) -> bool:
     """Whether the scale may be chosen for HardSwish: not one that others hang on, or that the plan says."""
     if activation.scale is None or activation.zero_point is None:
-        return activation.tie is None
+        return True
     return hard_swish_reach(activation.scale, activation.zero_point) is not None
 
 
@@ -106,28 +137,32 @@ def _insert(graph_module: fx.GraphModule, source: fx.Node, target: str, quantize
     return node
 
 
-def _share_bases(graph_module: fx.GraphModule, plan: Plan) -> None:
-    """Give the quantizers of a tie one ``base``, and take over the plan's scales."""
-    shared: dict[str, nn.Parameter] = {}
-    for quantizer, entry in zip(activation_quantizers(graph_module), plan.activations, strict=True):
-        if entry.tie is not None:
-            quantizer.base = shared.setdefault(entry.tie, quantizer.base)
-        if entry.scale is None or entry.zero_point is None:
-            continue
-        # The first of a tie fixes the base, the others follow with exact powers of two.
-        base = float(quantizer.base.detach()) if not quantizer.base.isnan() else entry.scale
-        exponent = round(float(torch.log2(torch.tensor(entry.scale / base))))
-        quantizer.set_numbers(base=base, exponent=exponent, zero_point=entry.zero_point)
+def _hand_on_learned(graph: fx.Graph, quantized: fx.Node) -> None:
+    """Take apart what an ``OffsetQuantizer`` gives: the value, and the offset that it lacks."""
+    users = tuple(quantized.users)
+    with graph.inserting_after(quantized):
+        offset = graph.call_function(operator.getitem, (quantized, 1))
+        value = graph.call_function(operator.getitem, (quantized, 0))
+    for user in users:
+        user.replace_input_with(quantized, value)
+    hand_on_offset(graph, value, offset, "offset")
 
 
-def weight_quantizers(module: nn.Module) -> list[WeightQuantizer]:
+def weight_quantizers(module: nn.Module) -> list[WeightQuantizer | LsqWeightQuantizer]:
     """Every weight quantizer, in plan order."""
-    return [m for m in module.modules() if isinstance(m, WeightQuantizer)]
+    return [m for m in module.modules() if isinstance(m, WeightQuantizer | LsqWeightQuantizer)]
 
 
-def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer]:
+def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | OffsetQuantizer]:
     """Every activation quantizer, in plan order."""
-    return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+    return [m for m in module.modules() if isinstance(m, ActivationQuantizer | OffsetQuantizer)]
+
+
+def keep_scales_positive(module: nn.Module) -> None:
+    """Start every learned scale anew that a step of the optimizer has taken to 0 or below."""
+    for quantizer in module.modules():
+        if isinstance(quantizer, ActivationQuantizer | OffsetQuantizer | LsqWeightQuantizer):
+            quantizer.keep_scale_positive()
 
 
 def read_plan(module: nn.Module) -> Plan:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLES_PER_VALUE", "calibrate", "fit_tie"]
+__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "fit_codes"]
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from mpqtool.errors import TrainingError
 from mpqtool.passes.arithmetic import dequantize, quantize
 
 from .activation import ActivationQuantizer
+from .learned_offset import OffsetQuantizer
 
 SAMPLES_PER_VALUE = 2**14
 """Elements of a value that the fit looks at; more changed no fitted scale by more than 2 %."""
@@ -23,14 +23,8 @@ SAMPLES_PER_VALUE = 2**14
 _OUT_OF_SIGHT = 12.0
 """So far below the largest, an exponential is 0 in integers: ``rint(2**16 * exp(-12))``."""
 
-_OCTAVE = [float(np.float32(2.0 ** (step / 24))) for step in range(24)]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-    error: float
-    exponent: int
-    zero_point: int
+_STEPS = 24
+"""Scales that are tried in one octave."""
 
 
 def calibrate(
@@ -47,86 +41,41 @@ def calibrate(
     Args:
         graph_module: A graph with attached quantizers.
         batches: Inputs, positional in graph order.
-        quantizers: Which ones to fit; a tie without numbers must be fitted whole.
+        quantizers: Which ones to fit.
 
     Raises:
         TrainingError: A value is not finite.
     """
-    samples = _collect(graph_module, batches, {id(q): q for q in quantizers})
+    samples = collect(graph_module, batches, quantizers)
     for quantizer in quantizers:
-        if not np.isfinite(samples[id(quantizer)]).all():
-            raise TrainingError(
-                f"The value {quantizer.name!r} becomes infinite or NaN on the training inputs. Scale "
-                "the inputs, or give a smaller --lr."
-            )
-    ties: dict[str, list[ActivationQuantizer]] = {}
-    for quantizer in quantizers:
-        ties.setdefault(quantizer.tie or f"={quantizer.name}", []).append(quantizer)
-    for members in ties.values():
-        first = members[0]
-        # A tie that is at work keeps its base: members outside this call stand on it.
-        keep = first.tie is not None and not bool(first.base.isnan())
-        base, fits = fit_tie(
-            [samples[id(q)] for q in members],
-            [int(q.bits) for q in members],
-            [q.nonnegative for q in members],
-            bases=[float(first.base.detach())] if keep else _OCTAVE,
+        scale, zero_point = fit_codes(
+            samples[quantizer.name], int(quantizer.bits), nonnegative=quantizer.nonnegative
         )
-        for quantizer, fit in zip(members, fits, strict=True):
-            quantizer.set_numbers(base=base, exponent=fit.exponent, zero_point=fit.zero_point)
+        quantizer.set_numbers(scale=scale, zero_point=zero_point)
 
 
-def fit_tie(
-    samples: Sequence[NDArray[np.float32]],
-    bits: Sequence[int],
-    nonnegative: Sequence[bool],
-    *,
-    bases: Sequence[float] = _OCTAVE,
-) -> tuple[float, list[_Fit]]:
-    """The base scale, exponents and zero points with the least summed relative error.
-
-    Each member takes its best power of two above or below the base.
+def fit_codes(x: NDArray[np.float32], bits: int, *, nonnegative: bool) -> tuple[float, int]:
+    """The scale and zero point with the least squared error on some values.
 
     Args:
-        samples: One array of values per member.
-        bits: One width per member.
-        nonnegative: Per member, whether its zero point must be 0.
-        bases: Base scales to try; one octave holds them all, up to the exponents.
-
-    Returns:
-        The base scale and one fit per member.
+        x: Any shape.
+        bits: Width of a code.
+        nonnegative: Whether the zero point must be 0.
     """
-    best: tuple[float, float, list[_Fit]] = (np.inf, 1.0, [])
-    for base in bases:
-        fits = [
-            _fit_member(x, b, positive, base)
-            for x, b, positive in zip(samples, bits, nonnegative, strict=True)
-        ]
-        total = sum(fit.error for fit in fits)
-        if total < best[0]:
-            best = (total, base, fits)
-    return best[1], best[2]
-
-
-def _fit_member(x: NDArray[np.float32], bits: int, nonnegative: bool, base: float) -> _Fit:
-    """The best exponent and zero point of one value, given the base of its tie."""
     high = 2**bits - 1
     smallest, largest = float(x.min(initial=0)), float(x.max(initial=0))
     span = largest - (0 if nonnegative else smallest)
-    power = float(np.square(x, dtype=np.float64).mean()) if x.size else 0.0
-    if span <= 0 or power <= 0:
-        return _Fit(0.0, 0, 0)
+    if span <= 0 or not x.any():
+        return 1.0, 0
     # From "covers everything" down to a sixteenth of it: below that no clip is ever best.
-    widest = int(np.ceil(np.log2(span / high / base)))
-    best = _Fit(np.inf, widest, 0)
-    for exponent in range(widest, widest - 5, -1):
-        scale = np.float32(base * 2.0**exponent)
-        for zero_point in _zero_points(smallest, largest, float(scale), high, nonnegative):
+    best = (np.inf, 1.0, 0)
+    for octaves in range(5 * _STEPS):
+        scale = float(np.float32(span / high * 2.0 ** (-octaves / _STEPS)))
+        for zero_point in _zero_points(smallest, largest, scale, high, nonnegative):
             back = dequantize(quantize(x, scale, zero_point, 0, high), scale, zero_point)
-            error = float(np.square(back - x, dtype=np.float64).mean()) / power
-            if error < best.error:
-                best = _Fit(error, exponent, zero_point)
-    return best
+            error = float(np.square(back - x, dtype=np.float64).mean())
+            best = min(best, (error, scale, zero_point))
+    return best[1], best[2]
 
 
 def _zero_points(smallest: float, largest: float, scale: float, high: int, nonnegative: bool) -> list[int]:
@@ -145,21 +94,19 @@ def _zero_points(smallest: float, largest: float, scale: float, high: int, nonne
 class _Collector(fx.Interpreter):
     """Keep a sample of what reaches the wanted quantizers; unset quantizers pass values through."""
 
-    def __init__(self, module: fx.GraphModule, wanted: dict[int, ActivationQuantizer]) -> None:
+    def __init__(self, module: fx.GraphModule, wanted: Sequence[nn.Module]) -> None:
         super().__init__(module)
-        self.wanted = wanted
-        self.kept: dict[int, list[Tensor]] = {key: [] for key in wanted}
+        self.wanted = set(wanted)
+        self.kept: dict[str, list[Tensor]] = {}
 
     def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
         module = self.fetch_attr(target)
-        if isinstance(module, ActivationQuantizer):
-            module.elements = args[0][0].numel()
-            if id(module) in self.wanted:
+        if isinstance(module, ActivationQuantizer | OffsetQuantizer):
+            if module in self.wanted:
                 flat = _in_sight(args[0], module.softmax_axis).flatten() - module.shift
-                self.kept[id(module)].append(_drawn(flat))
-                return args[0]
-            if bool(module.base.isnan()):
-                return args[0]
+                self.kept.setdefault(module.name, []).append(_drawn(flat))
+            if module in self.wanted or not module.is_set:
+                return module.pass_through(args[0])
         return super().call_module(target, args, kwargs)
 
 
@@ -171,18 +118,28 @@ def _in_sight(x: Tensor, softmax_axis: int | None) -> Tensor:
 
 
 @torch.no_grad()
-def _collect(
-    graph_module: fx.GraphModule,
-    batches: Iterable[Sequence[Tensor]],
-    wanted: dict[int, ActivationQuantizer],
-) -> dict[int, NDArray[np.float32]]:
-    collector = _Collector(graph_module, wanted)
+def collect(
+    graph_module: fx.GraphModule, batches: Iterable[Sequence[Tensor]], quantizers: Sequence[nn.Module]
+) -> dict[str, NDArray[np.float32]]:
+    """A sample of the values that reach some quantizers, by value name, ``(at most SAMPLES_PER_VALUE,)``.
+
+    Raises:
+        TrainingError: A value is not finite.
+    """
+    collector = _Collector(graph_module, quantizers)
     training = graph_module.training
     graph_module.eval()
     for batch in batches:
         collector.run(*batch)
     graph_module.train(training)
-    return {key: _drawn(torch.cat(parts)).cpu().numpy() for key, parts in collector.kept.items()}
+    samples = {name: _drawn(torch.cat(parts)).cpu().numpy() for name, parts in collector.kept.items()}
+    for name, values in samples.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"The value {name!r} becomes infinite or NaN on the training inputs. Scale "
+                "the inputs, or give a smaller --lr."
+            )
+    return samples
 
 
 def _drawn(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class WeightQuantizer(nn.Module):
     """Fake-quantize a weight kernel by kernel: ``w_hat[o] = scale[o] * code[o]``.
 
     On the odd grid (mid-rise) a ``b``-bit kernel has the ``2**b`` codes ``2 * m + 1``, so the step
-    between two levels is ``2 * scale``; at 8 bits, and on the signed grid, ``code = rint(w / scale)``.
+    between two levels is ``2 * scale``; at 8 bits, and on the other grids, ``code = rint(w / scale)``.
     The clip ``scale * code_range(b)[1]`` is fitted for the least squared error.
 
     The gradient reaches the weight unchanged, clipped or not: the straight-through estimator over a
@@ -46,7 +46,7 @@ class WeightQuantizer(nn.Module):
     @property
     def step(self) -> Tensor:
         """Distance of two neighbouring levels, ``(kernels,)``, in units of the weight."""
-        if self.grid is Grid.SIGNED:
+        if self.grid is not Grid.ODD:
             return self.scale
         return torch.where(self.bits < 8, 2 * self.scale, self.scale)
 

@@ -7,19 +7,22 @@ __all__ = ["build"]
 import json
 import os
 import pathlib
-from typing import Any
 
 import jinja2
 import pydantic
 
 from mpqtool.errors import DataError
 from mpqtool.files import write_text
+from mpqtool.passes.plan import ActivationQuant
 from mpqtool.result import ResultFile
 from mpqtool.rundir import LOG, PLAN, REPORT, RESULT
 
 from . import charts, words
+from .ranges import ranges
 
 _FOLDER = pathlib.Path(__file__).parent
+_OPEN_RANGES = 60
+"""Rows of the table of activations that are seen at once; the others are folded."""
 
 
 def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
@@ -50,7 +53,7 @@ def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     return page
 
 
-def _render(result: ResultFile, activations: list[dict[str, Any]], warnings: list[str]) -> str:
+def _render(result: ResultFile, activations: list[ActivationQuant], warnings: list[str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -58,28 +61,38 @@ def _render(result: ResultFile, activations: list[dict[str, Any]], warnings: lis
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": words.number, "size": words.size, "short": words.short}
+    environment.filters |= {
+        "number": words.number,
+        "size": words.size,
+        "short": words.short,
+        "signed": words.signed,
+    }
+    metric = words.METRICS.get(result.metric.name or "", "Metric")
+    unit = "dB" if result.metric.name == "sqnr_db" else "%"
+    shown = ranges(activations)
     return environment.get_template("page.html").render(
         r=result,
-        unit=" dB" if result.metric.name == "sqnr_db" else " %",
-        metric=words.METRICS.get(result.metric.name or "", "Metric"),
+        unit=f" {unit}",
+        metric=metric,
         name=pathlib.PurePath(result.model.path).name,
         verdict=words.verdict(result),
         drop=words.drop(result),
-        history=charts.history(result.history),
+        history=charts.history(result.history, f"{metric} on held-out data, {unit}"),
+        kept=charts.kept_epoch(result.history),
         distribution=charts.distribution(result.bits.layers),
         layers=[(layer, charts.segments(layer), charts.mean_bits(layer)) for layer in result.bits.layers],
-        activations=activations,
+        ranges=[part for part in (shown[:_OPEN_RANGES], shown[_OPEN_RANGES:]) if part],
+        has_offsets=any(found.entry.offset for found in shown),
         warnings=warnings,
-        settings={key: words.setting(value) for key, value in result.settings.items()},
+        settings=words.settings(result.settings),
     )
 
 
-def _plan(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Read the activations of the plan: their widths, scales and zero points; none if there is no plan."""
+def _plan(path: pathlib.Path) -> list[ActivationQuant]:
+    """Read the activations of the plan; none if there is no plan, or another version's."""
     try:
-        activations = json.loads(path.read_text())["activations"]
-        return [dict(entry) for entry in activations]
+        entries = json.loads(path.read_text())["activations"]
+        return [ActivationQuant.model_validate(entry, extra="ignore") for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["METRICS", "Verdict", "drop", "number", "setting", "short", "size", "verdict"]
+__all__ = ["METRICS", "Verdict", "drop", "number", "settings", "short", "signed", "size", "verdict"]
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mpqtool.result import ResultFile
@@ -34,15 +35,22 @@ def short(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}{' ' + unit if unit else ''}"
 
 
+def signed(value: float) -> str:
+    """Write a real number in three digits, with a true minus sign and no -0."""
+    return f"{value + 0.0:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
 def size(count: float | None) -> str:
     """Write a number of bytes: ``24.8 kB``."""
     return short(count, "B")
 
 
-def setting(value: Any) -> str:
-    """Write the value of an option."""
-    if value is None:
-        return "default"
+def settings(options: Mapping[str, Any]) -> dict[str, str]:
+    """Write the options by name, without those that nothing was given for."""
+    return {name: _setting(value) for name, value in options.items() if value is not None}
+
+
+def _setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -137,7 +137,7 @@ class _Steps:
         end, one = self.end, constant(self.graph, "float1", np.float32(1))
         reach = max(x.zero_point, x.high - x.zero_point)
         largest = arithmetic.accumulator_bound(
-            np.abs(weight.codes), np.abs(added).reshape(len(added), -1).max(axis=1), 0, reach
+            np.abs(weight.codes.astype(np.int16)), np.abs(added).reshape(len(added), -1).max(axis=1), 0, reach
         )
         x_zero, window = params(self.graph, x)[1], dict[str, Any](self.node.attributes)
         if largest < arithmetic.EXACT_BELOW:

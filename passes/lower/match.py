@@ -120,7 +120,7 @@ def dequantized_weight(value: ir.Value | None) -> Weight | None:
         codes=codes,
         scale=np.broadcast_to(scale.reshape(-1), (kernels,)),
         bits=bits,
-        grid=Grid(node.metadata_props.get(metadata.GRID, Grid.SIGNED.value)),
+        grid=Grid(node.metadata_props.get(metadata.GRID, Grid.FULL.value)),
         zero_point=zero_point,
     )
 

@@ -91,8 +91,8 @@ class _Weight:
         """What it adds to which stream: codes by width, and the widths of the kernels, as fields."""
         for width in self.widths:
             if width:
-                kind = self.grid.value if width < 8 else Grid.SIGNED.value
-                yield (kind, width), fields_of(self.codes[self.bits == width].ravel(), width, self.grid)
+                kind = Grid.ODD if self.grid is Grid.ODD and width < 8 else Grid.SIGNED  # also of FULL
+                yield (kind.value, width), fields_of(self.codes[self.bits == width].ravel(), width, self.grid)
         if len(self.widths) > 1:
             yield (_KERNELS, (len(self.widths) - 1).bit_length()), self.kernels
 

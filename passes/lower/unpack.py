@@ -15,8 +15,8 @@ from ..plan import Grid
 
 FIELDS = "UnpackFields"
 """The function that expands fields of one width; those of codes call it."""
-UNPACK = {Grid.ODD: "UnpackOdd", Grid.SIGNED: "UnpackSigned"}
-"""The function that expands codes of one width on a grid."""
+UNPACK = {Grid.SIGNED: "UnpackSigned", Grid.ODD: "UnpackOdd"}
+"""The function that expands codes of one width on a grid; ``FULL`` is stored as ``SIGNED``."""
 ARRANGE = "Arrange"
 """The function that brings kernels, sorted by width, into their own order."""
 
@@ -29,7 +29,7 @@ def unpack_functions(names: Collection[str]) -> list[ir.Function]:
     See ``pack.py`` for the streams. Whatever is as large as the weight is made of bytes: ONNX Runtime holds
     all of it until the file is loaded.
     """
-    made = [_codes(grid) for grid in Grid if UNPACK[grid] in names]
+    made = [_codes(grid) for grid, name in UNPACK.items() if name in names]
     if made or FIELDS in names:
         made.insert(0, _fields())
     return [*made, *([_arrange()] if ARRANGE in names else [])]

@@ -21,6 +21,7 @@ __all__ = [
     "FuseSiluPass",
     "InferShapesPass",
     "MergeTransposePass",
+    "PositiveBatchNormPass",
     "RemoveZeroBiasPass",
     "ResolveAutoPadPass",
     "RestoreSoftmaxPass",
@@ -54,6 +55,7 @@ from .naming import name_pass
 from .opset import AlignFunctionsPass, ConvertOpsetPass
 from .pad import FusePadIntoConvPass
 from .pooling import RewriteReduceMeanPass
+from .positive_batch_norm import PositiveBatchNormPass
 from .reshape import CanonicalizeReshapePass
 from .silu import FuseSiluPass
 from .softmax import RestoreSoftmaxPass

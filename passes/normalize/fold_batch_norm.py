@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FoldBatchNormPass", "batch_norm_factors"]
+__all__ = ["Fold", "FoldBatchNormPass", "batch_norm_factors", "match_fold"]
 
 import logging
 from typing import NamedTuple
@@ -28,12 +28,20 @@ from ..values import (
 logger = logging.getLogger(__name__)
 
 
-class _Fold(NamedTuple):
+class Fold(NamedTuple):
+    """A layer with BatchNormalization behind it, and what folding would do to it.
+
+    Attributes:
+        layer: Conv, or Gemm with ``transB=1``.
+        weight: Its weight, which no other node uses.
+        factors: What each kernel would be multiplied by, ``a``.
+        shift: What would be added behind the folded layer without bias, ``beta - mean * a``.
+    """
+
     layer: ir.Node
     weight: ir.Value
     factors: NDArray[np.float32]
     shift: NDArray[np.float32]
-    """What is added after the folded layer without bias: ``beta - mean * a``."""
 
 
 class FoldBatchNormPass(ir.passes.InPlacePass):
@@ -57,7 +65,7 @@ class FoldBatchNormPass(ir.passes.InPlacePass):
         folded = 0
         with gathered_names(model.graph):
             for node in model.graph:
-                fold = _match(node)
+                fold = match_fold(node)
                 if fold is not None:
                     _apply(node, fold)
                     folded += 1
@@ -76,11 +84,12 @@ def batch_norm_factors(model: ir.Model) -> dict[str, NDArray[np.float32]]:
         By weight name: ``a``, ``(kernels,)``, float32. Only the weights that ``FoldBatchNormPass``
         would change.
     """
-    folds = (_match(node) for node in model.graph)
+    folds = (match_fold(node) for node in model.graph)
     return {str(fold.weight.name): fold.factors for fold in folds if fold is not None}
 
 
-def _match(norm: ir.Node) -> _Fold | None:
+def match_fold(norm: ir.Node) -> Fold | None:
+    """What ``FoldBatchNormPass`` would fold, if the node is a BatchNormalization that it folds; or None."""
     if not is_op(norm, "BatchNormalization") or int_attribute(norm, "training_mode", 0):
         return None
     x = norm.inputs[0]
@@ -101,15 +110,15 @@ def _match(norm: ir.Node) -> _Fold | None:
         return None
     epsilon = np.float32(float_attribute(norm, "epsilon", 1e-5))
     factors = np.asarray(gamma / np.sqrt(var + epsilon), np.float32)
-    return _Fold(layer, weight, factors, beta - factors * mean)
+    return Fold(layer, weight, factors, beta - factors * mean)
 
 
-def _apply(norm: ir.Node, fold: _Fold) -> None:
+def _apply(norm: ir.Node, fold: Fold) -> None:
     layer, weight = fold.layer, fold.weight
     graph = layer.graph
     assert isinstance(graph, ir.Graph)  # the caller iterates over one
     numbers = array(weight)
-    assert numbers is not None  # _match has looked
+    assert numbers is not None  # match_fold has looked
     set_array(weight, numbers * fold.factors.reshape(-1, *[1] * (numbers.ndim - 1)))
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
     before = array(bias)

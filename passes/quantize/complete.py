@@ -41,7 +41,8 @@ class _User(NamedTuple):
         """What is added to the products, before it is held in int32."""
         units = np.clip(self.bias / (np.float64(self.x_scale) * scale), -(2.0**40), 2.0**40)
         if self.in_border:  # any part of a kernel may be on the input
-            units = np.abs(units) + abs(self.offset) / self.x_scale * arithmetic.kernel_sums(np.abs(codes))
+            magnitudes = np.abs(codes.astype(np.int16))  # int8 has no 128
+            units = np.abs(units) + abs(self.offset) / self.x_scale * arithmetic.kernel_sums(magnitudes)
         elif self.offset:
             units = units + self.offset / self.x_scale * arithmetic.kernel_sums(codes)
         rounded: np.ndarray = np.rint(units).astype(np.int64)

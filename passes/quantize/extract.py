@@ -187,7 +187,6 @@ def _remove_pair(graph: ir.Graph, node: ir.Node, activations: dict[str, Activati
                 bits=int(node.metadata_props.get(metadata.BITS, "8")),
                 scale=float(scale),
                 zero_point=int(zero),
-                tie=node.metadata_props.get(metadata.TIE),
                 offset=float(node.metadata_props.get(metadata.OFFSET, "0")),
                 padding="zero" if node.metadata_props.get(metadata.PADDING) == "zero" else "offset",
             )

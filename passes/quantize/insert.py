@@ -93,8 +93,6 @@ def _quantize_activation(graph: ir.Graph, value: ir.Value, planned: ActivationQu
     scale = constant(graph, f"{planned.name}.scale", np.float32(planned.scale))
     zero = constant(graph, f"{planned.name}.zero_point", np.uint8(planned.zero_point))
     notes = {metadata.NAME: planned.name, metadata.BITS: str(planned.bits)}
-    if planned.tie is not None:
-        notes[metadata.TIE] = planned.tie
     if planned.offset:
         notes[metadata.OFFSET] = repr(planned.offset)
     if planned.padding != "offset":

@@ -10,13 +10,15 @@ import sys
 import types
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from mpqtool.cli import cli
 from mpqtool.cli.quantize import command
 from mpqtool.errors import VerificationError
-from mpqtool.options import QuantizeOptions
+from mpqtool.method_options import METHODS_OF
+from mpqtool.options import CHOICES, METHODS, QuantizeOptions
 from mpqtool.result import (
     Bits,
     DataInfo,
@@ -75,6 +77,42 @@ def test_options_of_the_command_are_the_fields_of_the_dataclass() -> None:
     assert {name: parameter.default for name, parameter in parameters.items()} == fields
     for name, parameter in parameters.items():
         assert f"--{name.replace('_', '-')}" in parameter.opts
+        choices = getattr(parameter.type, "choices", None)
+        assert choices == CHOICES.get(name), name
+
+
+def _lines_of_help(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = CliRunner().invoke(cli, ["quantize", "--help"])
+    assert result.exit_code == 0
+    return click.unstyle(result.stdout).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _lines_of_help(width, monkeypatch)
+    flags = [line.split()[1].split("/")[0] for line in lines if line.startswith("│ --")]
+    expected = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(QuantizeOptions)]
+    assert sorted(flags) == sorted([*expected, "--json", "--help"])
+    assert [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")] == [
+        "Method",
+        "Data",
+        "IMPQ search (--method impq)",
+        "LSQ and LSQ+ (--method lsq, lsq+)",
+        "Training (all methods)",
+        "Integer file",
+        "Run",
+    ]
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("title", "methods"), [("IMPQ", ("impq",)), ("LSQ", ("lsq", "lsq+")), ("Training", METHODS)]
+)
+def test_panels_name_the_methods_that_have_their_options(title: str, methods: tuple[str, ...]) -> None:
+    (panel,) = (panel for panel in command.panels if panel.name.startswith(title))
+    of_these = {name for name, having in METHODS_OF.items() if having == methods}
+    assert set(panel.options) == of_these - {"resume"}  # resume stands with what a run is
 
 
 def test_defaults_reach_the_pipeline(pipeline: _Pipeline) -> None:
@@ -89,6 +127,19 @@ def test_options_reach_the_pipeline(pipeline: _Pipeline) -> None:
     assert pipeline.options == QuantizeOptions(
         data="d.npz", resize=(8, 9), mean=(0.5, 0.25, 0.1), target_bits="W2.5A4", out="here", epoch_samples=7,
         distill=True,
+    )  # fmt: skip
+
+
+def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "lsq+", "--bits", "W2A3", "--config", "4", "--weight-scales", "layer"]
+    arguments += ["--weight-grid", "odd", "--all-layers", "--init", "minmax", "--patience", "2"]
+    arguments += ["--optimizer", "adamw", "--weight-decay", "0", "--accumulate", "4", "--epochs", "0"]
+    arguments += ["--mixed-precision", "bf16"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="lsq+", bits="W2A3", config="4", weight_scales="layer", weight_grid="odd", all_layers=True,
+        init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=0,
+        mixed_precision="bf16", lr=0.001,
     )  # fmt: skip
 
 
@@ -154,12 +205,16 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
     ("arguments", "message"),
     [
         pytest.param([], "Missing argument 'MODEL'", id="no-model"),
-        pytest.param(["m.onnx", "--method", "magic"], "'magic' is not 'impq'", id="method"),
+        pytest.param(["m.onnx", "--method", "magic"], "'magic' is not one of 'impq', 'lsq'", id="method"),
         pytest.param(["m.onnx", "--seed", "x"], "'x' is not a valid integer", id="type"),
         pytest.param(["m.onnx", "--resize", "8by8"], "'8by8' is not a size", id="resize"),
         pytest.param(["m.onnx", "--std", "a,b"], "'a,b' is not a list of numbers", id="std"),
         pytest.param(["m.onnx", "--target-bits", "W9A6"], "weight bits must be 1 to 8, got 9", id="bits"),
         pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
+        pytest.param(["m.onnx", "--bits", "W2A2"], "only with lsq and lsq+; choose", id="other-method"),
+        pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
+        pytest.param(["m.onnx", "--config", "5"], "'5' is not one of 'auto', '1'", id="choice"),
+        pytest.param(["m.onnx", "--plan", "p.json", "--lr", "1"], "lr has no effect with a plan", id="plan"),
         pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
     ],
 )

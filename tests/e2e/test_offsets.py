@@ -188,7 +188,7 @@ def test_functions_make_values_with_offsets(
     shapes = {"w0": (3, 2, 1, 1), "w1": (2, 3, 3, 3), "b1": (2,), "w2": (3, 50)}
     model = normal(text, {name: rng.normal(size=shape) for name, shape in shapes.items()})
     feeds = {"x": rng.normal(size=(4, 2, 5, 5)).astype(np.float32)}
-    plan = calibrated(model, feeds, weight_bits=4, activation_bits=3, tied=False)
+    plan = calibrated(model, feeds, weight_bits=4, activation_bits=3)
     # 3 is a whole number of codes there, so that HardSwish could be a product.
     even = {"bits": 8, "scale": 2.0**-4, "zero_point": 128}
     plan = plan.replaced(

@@ -91,7 +91,7 @@ def test_three_engines_agree(rng: np.random.Generator, name: str, bits: int) -> 
     model = _model(text, rng)
     size = 6 if name == "gated" else 4
     feeds = {"x": rng.normal(size=(3, 3, size, size)).astype(np.float32)}
-    plan = complete(model, calibrated(model, feeds, activation_bits=bits, tied=False))
+    plan = complete(model, calibrated(model, feeds, activation_bits=bits))
     qdq = pipelines.quantize(model, plan)
     lowered = pipelines.lower(qdq)
     reference = Reference(lowered)

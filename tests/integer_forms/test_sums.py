@@ -77,7 +77,7 @@ def _check(model: ir.Model, plan: Plan) -> ir.Model:
 def test_all_engines_agree(form: str, bits: int) -> None:
     model = _model(FORMS[form])
 
-    lowered = _check(model, complete(model, calibrated(model, FEEDS, activation_bits=bits, tied=False)))
+    lowered = _check(model, complete(model, calibrated(model, FEEDS, activation_bits=bits)))
 
     if form.startswith("difference"):
         assert "QLinearAdd" in ops(lowered)
@@ -86,7 +86,7 @@ def test_all_engines_agree(form: str, bits: int) -> None:
 @pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("difference")])
 def test_all_engines_agree_where_the_result_has_an_offset(form: str) -> None:
     model = _model(FORMS[form])
-    plan = calibrated(model, FEEDS, tied=False)
+    plan = calibrated(model, FEEDS)
 
     lowered = _check(model, with_offsets(model, plan, {"r": -0.0123}))
 
@@ -94,15 +94,15 @@ def test_all_engines_agree_where_the_result_has_an_offset(form: str) -> None:
     assert "QLinearAdd" not in ops(lowered)
 
 
-def test_a_difference_shares_a_tie_and_may_be_negative() -> None:
+def test_a_difference_may_be_negative() -> None:
     plan = place(_model(FORMS["difference"]), weight_bits=4, activation_bits=8, grid=Grid.ODD)
 
-    assert {entry.name: (entry.tie, entry.zero_point) for entry in plan.activations} == {
-        "x": (None, None),
-        "a": ("a", None),
-        "b": ("a", None),
-        "r": ("a", 0),
-        **({"y": (None, None)} if plan.activation("y") else {}),
+    assert {entry.name: entry.zero_point for entry in plan.activations} == {
+        "x": None,
+        "a": None,
+        "b": None,
+        "r": 0,
+        **({"y": None} if plan.activation("y") else {}),
     }
 
 
@@ -113,7 +113,7 @@ def test_the_real_result_of_a_difference_is_that_of_the_codes() -> None:
         "d = Sub (a, b) y = Neg (d) }",
         {"w": np.ones((4, 3, 1, 1)), "v": np.full((4, 3, 1, 1), 0.5)},
     )
-    plan = complete(model, calibrated(model, FEEDS, tied=False))
+    plan = complete(model, calibrated(model, FEEDS))
 
     result = IntegerSimulation(attach(import_graph(model), plan).eval()).on_arrays(model)(FEEDS)
 

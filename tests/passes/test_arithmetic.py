@@ -27,7 +27,7 @@ def _reals(shape: Any, limit: float = 2.0**14) -> st.SearchStrategy[NDArray[np.f
 
 def _widths(grid: Grid, bits: int) -> int:
     """A width that the grid has."""
-    return 2 if grid is Grid.SIGNED and bits == 1 else bits
+    return bits if grid is Grid.ODD else max(bits, 2) if bits else 0
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,8 @@ def _widths(grid: Grid, bits: int) -> int:
         (2, Grid.SIGNED, (-1, 1)),
         (4, Grid.SIGNED, (-7, 7)),
         (8, Grid.SIGNED, (-127, 127)),
+        (0, Grid.FULL, (0, 0)),
+        *((b, Grid.FULL, (-(2 ** (b - 1)), 2 ** (b - 1) - 1)) for b in range(2, 9)),
     ],
 )
 def test_code_range(bits: int, grid: Grid, expected: tuple[int, int]) -> None:
@@ -139,14 +141,28 @@ def test_fitted_scales_beat_the_largest_magnitude(data: st.DataObject, grid: Gri
         if b == 0 or not kernel.any():
             assert fitted == (arithmetic.NOTHING if grid is Grid.ODD and 0 < b < 8 else 1)
             continue
-        top = arithmetic.code_range(b, grid)[1]
-        plain = np.maximum(np.abs(kernel).max() / np.float32(top), np.finfo(np.float32).tiny)
+        low, high = arithmetic.code_range(b, grid)
+        unclipped = max(kernel.max() / np.float32(high), kernel.min() / np.float32(low))
+        plain = np.maximum(unclipped, np.finfo(np.float32).tiny)
 
         def error(s: np.float32, kernel: NDArray[np.float32] = kernel, b: int = b) -> float:
             codes = arithmetic.quantize_weight(kernel[None], [s], [b], grid)
             return float(np.square(kernel - codes[0] * s, dtype=np.float32).sum())
 
         assert error(fitted) <= error(plain) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("sign", [-1, 1], ids=["at-the-lowest-code", "at-the-highest-code"])
+def test_all_codes_of_the_full_grid_are_fitted_exactly(bits: int, sign: int) -> None:
+    low, high = arithmetic.code_range(bits, Grid.FULL)
+    codes = np.arange(low, 1) if sign < 0 else np.arange(high + 1)  # clipped at one end alone
+    weight = 0.375 * codes[None].astype(np.float32)
+
+    scale = arithmetic.fit_weight_scale(weight, [bits], Grid.FULL)
+
+    assert scale.tolist() == [0.375]
+    np.testing.assert_array_equal(arithmetic.quantize_weight(weight, scale, [bits], Grid.FULL)[0], codes)
 
 
 def test_fitting_clips_an_outlier() -> None:
@@ -227,7 +243,9 @@ def test_the_conv_semantics_are_those_of_onnx_runtime(seed: int) -> None:
 
 @settings(deadline=None)
 @given(st.data(), _scales, st.integers(-3, 3), st.integers(-3, 3))
-def test_sums_of_tied_codes_are_exact(data: st.DataObject, scale: float, up: int, down: int) -> None:
+def test_sums_of_codes_whose_scales_are_powers_of_two_of_each_other_are_exact(
+    data: st.DataObject, scale: float, up: int, down: int
+) -> None:
     a, b = (data.draw(hnp.arrays(np.uint8, 6)) for _ in range(2))
     zeros = [data.draw(st.integers(0, 255)) for _ in range(3)]
     a_scale, b_scale = np.float32(scale) * 2.0**up, np.float32(scale) * 2.0**down

@@ -75,7 +75,7 @@ def _weight(**changes: Any) -> dict[str, Any]:
 
 
 def _activation(**changes: Any) -> dict[str, Any]:
-    return {"name": "x", "bits": 4, "scale": 0.5, "zero_point": 3, "tie": None, **changes}
+    return {"name": "x", "bits": 4, "scale": 0.5, "zero_point": 3, **changes}
 
 
 def _text(weights: list[Any] | None = None, activations: list[Any] | None = None, **more: Any) -> str:
@@ -113,8 +113,13 @@ def _text(weights: list[Any] | None = None, activations: list[Any] | None = None
             "signed grid has no 1-bit",
             id="signed-1-bit",
         ),
+        pytest.param(
+            _text(weights=[_weight(grid="full", bits=[1, 2])]), "full grid has no 1-bit", id="full-1-bit"
+        ),
         pytest.param(_text(weights=[_weight(), _weight()]), "listed twice: w", id="twice"),
-        pytest.param(_text(weights=[_weight(axis=0)]), "axis", id="unknown-field"),
+        pytest.param(
+            _text(weights=[_weight(axis=0)]), "weights.0.axis: no such field; remove it", id="unknown-field"
+        ),
         pytest.param(
             _text(activations=[_activation(bits=0)]),
             "greater than or equal to 1, found 0",
@@ -137,9 +142,9 @@ def _text(weights: list[Any] | None = None, activations: list[Any] | None = None
             id="padding",
         ),
         pytest.param(
-            _text(activations=[_activation(tie="t"), _activation(name="y", scale=0.3, tie="t")]),
-            "scales of tie 't' must be powers of two of each other, got 0.5, 0.3",
-            id="tie",
+            _text(activations=[_activation(tie="t")]),
+            r"activations.0.tie: no such field; remove it\. Mend",
+            id="tie-of-an-older-plan",
         ),
         pytest.param(_text(schema_version=2), "schema_version: .*found 2", id="schema"),
         pytest.param("{}", "weights: Field required", id="empty"),
@@ -150,24 +155,6 @@ def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
         Plan.from_json(text, source="'plan.json'")
     assert str(caught.value).startswith("Cannot use 'plan.json': ")
     assert "\n" not in str(caught.value)
-
-
-def test_ties_may_differ_by_powers_of_two_and_be_open() -> None:
-    rows = [
-        _activation(name=name, scale=scale, tie="t")
-        for name, scale in zip("abc", (0.3, 0.075, None), strict=True)
-    ]
-    plan = Plan.from_json(_text(activations=rows))
-    assert [entry.tie for entry in plan.activations] == ["t"] * 3
-
-
-def test_ties_are_exact() -> None:
-    """An Add of codes is exact only if the ratio is a power of two to the last bit."""
-    near = float(np.nextafter(np.float32(0.25), np.float32(1)))
-    rows = [_activation(name=name, scale=scale, tie="t") for name, scale in (("a", 0.5), ("b", near))]
-
-    with pytest.raises(PlanError, match=r"got 0\.5, 0\.25000003"):
-        Plan.from_json(_text(activations=rows))
 
 
 def test_a_plan_is_frozen() -> None:

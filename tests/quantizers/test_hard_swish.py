@@ -35,9 +35,9 @@ def _model(rng: np.random.Generator) -> ir.Model:
 
 def _quantizer(scale: float, zero_point: int, *, before_hard_swish: bool = True) -> ActivationQuantizer:
     made = ActivationQuantizer(
-        "x", 8, zero_point=zero_point, tie=None, nonnegative=False, before_hard_swish=before_hard_swish
+        "x", 8, zero_point=zero_point, nonnegative=False, before_hard_swish=before_hard_swish
     )
-    made.set_numbers(base=scale, exponent=0, zero_point=zero_point)
+    made.set_numbers(scale=scale, zero_point=zero_point)
     return made
 
 
@@ -100,7 +100,7 @@ def test_the_scale_stays(scale: float, zero_point: int, before_hard_swish: bool)
     quantizer.scale.backward()
 
     assert float(quantizer.scale.detach()) == np.float32(scale)
-    assert float(quantizer.base.grad) == 1
+    assert float(quantizer.learned_scale.grad) == 1
 
 
 def test_the_scale_learns_as_if_it_were_not_rounded(rng: np.random.Generator) -> None:
@@ -110,6 +110,6 @@ def test_the_scale_learns_as_if_it_were_not_rounded(rng: np.random.Generator) ->
     for scale, before_hard_swish in ((0.0314, True), (whole, False)):
         quantizer = _quantizer(scale, 120, before_hard_swish=before_hard_swish)
         (quantizer(x) - x).square().sum().backward()
-        gradients.append(float(quantizer.base.grad))
+        gradients.append(float(quantizer.learned_scale.grad))
 
     assert gradients[0] == pytest.approx(gradients[1], rel=0.02)  # two scales that differ by 0.5 %

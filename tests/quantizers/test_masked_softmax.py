@@ -81,7 +81,7 @@ def test_scales_still_learn_where_the_mask_is_infinite() -> None:
 
     network(torch.from_numpy(X))[0].square().sum().backward()
 
-    gradients = [quantizer.base.grad for quantizer in activation_quantizers(network)]
+    gradients = [quantizer.learned_scale.grad for quantizer in activation_quantizers(network)]
     assert all(gradient is None or torch.isfinite(gradient) for gradient in gradients)
 
 

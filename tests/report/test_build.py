@@ -73,6 +73,10 @@ def _page(folder: pathlib.Path, result: dict[str, Any]) -> str:
     return page
 
 
+def _write_plan(folder: pathlib.Path, activations: list[dict[str, Any]]) -> None:
+    (folder / "plan.json").write_text(json.dumps({"activations": activations}))
+
+
 def _text(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", page.partition("</style>")[2]).split())
 
@@ -119,12 +123,60 @@ def test_warnings_and_plan_are_shown(tmp_path: pathlib.Path) -> None:
         '{"event": "warning", "text": "held out"}\n{"event": "epoch"}\n'
         '{"event": "warning", "text": "held out"}\n{"ev'
     )
-    activation = {"name": "relu", "bits": 5, "scale": 0.125, "zero_point": 0, "tie": None}
-    (tmp_path / "plan.json").write_text(json.dumps({"activations": [activation]}))
+    _write_plan(tmp_path, [{"name": "relu", "bits": 5, "scale": 0.125, "zero_point": 0, "later": 1}])
     text = _text(_page(tmp_path, FULL))
     assert text.count("held out") == 1
-    assert "Activations: 1 quantized values" in text
-    assert "relu 5 0.125 0" in text
+    assert "relu 5 0.125 0 0 3.88" in text
+    assert "Offset" not in text
+
+
+def test_ranges_show_what_was_learned_and_fold_the_rest(tmp_path: pathlib.Path) -> None:
+    learned = {"name": "swish", "bits": 2, "scale": 0.5, "zero_point": 1, "offset": 0.25}
+    _write_plan(tmp_path, [learned | {"name": f"swish{i}"} for i in range(200)])
+    page = _page(tmp_path, NULLS)
+    assert "swish7 2 0.5 1 0.25 \N{MINUS SIGN}0.25 1.25" in _text(page)
+    seen, _, folded = page.partition("<summary>140 more</summary>")
+    assert "swish59<" in seen
+    assert "swish60<" not in seen
+    assert "swish60<" in folded
+    assert "swish199<" in folded
+
+
+@pytest.mark.parametrize(
+    "plan", ["", "[]", "{}", '{"activations": 3}', '{"activations": [3]}', '{"activations": [{"name": "a"}]}']
+)
+def test_plans_that_cannot_be_read_are_left_out(tmp_path: pathlib.Path, plan: str) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    assert "Ranges" not in _text(_page(tmp_path, FULL))
+
+
+EPOCHS = [
+    {"epoch": i, "weights_eff": 4.0, "activations_eff": 4.0, "held_out": held_out}
+    for i, held_out in enumerate((40.0, 97.5, 98.25, None, 98.25, 97.75))
+]
+
+
+def test_epochs_are_a_training(tmp_path: pathlib.Path) -> None:
+    page = _page(tmp_path, FULL | {"method": "lsq+", "history": EPOCHS})
+    text = _text(page)
+    assert "Quantized by LSQ+" in text
+    assert "The training" in text
+    assert "Top-1 accuracy on held-out data, %" in text
+    assert "Epoch 4, with the ring, was kept (98.25 %)" in text
+    assert "iteration" not in text
+    assert "effective bits" not in text
+    assert page.count("<polyline") == 1
+
+
+def test_no_training_is_no_chart(tmp_path: pathlib.Path) -> None:
+    page = _page(tmp_path, FULL | {"method": "lsq", "history": EPOCHS[:1]})
+    assert "<svg" not in page
+    assert "The training" not in page
+
+
+def test_settings_that_were_not_given_are_left_out(tmp_path: pathlib.Path) -> None:
+    text = _text(_page(tmp_path, FULL | {"settings": {"patience": None, "all_layers": False, "lr": 0.01}}))
+    assert text.endswith("Settings all_layers no lr 0.01")
 
 
 def test_without_accuracy_there_is_no_second_panel(tmp_path: pathlib.Path) -> None:

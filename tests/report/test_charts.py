@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 
 from mpqtool.report import charts
-from mpqtool.report.words import number, short
+from mpqtool.report.words import number, short, signed
 from mpqtool.result import LayerBits
 
 
@@ -30,10 +33,47 @@ def test_distribution_weighs_layers_by_their_weights() -> None:
     ("low", "high"), [(3.0, 8.0), (96.1, 98.2), (5.0, 5.0), (0.0, 0.0), (-0.31, 0.02), (97.991, 97.993)]
 )
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    bottom, top = charts._bounds(low, high)
+    bottom, top = charts._bounds([high, low])
     ticks = charts._ticks(bottom, top)
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 3 <= len(ticks) <= 8
+
+
+def test_constants_need_no_higher_tick() -> None:
+    assert charts._bounds([100.0, 100.0]) == (99.0, 100.0)
+
+
+def test_kept_epoch_is_the_last_of_the_best() -> None:
+    rows = [{"epoch": i, "held_out": value} for i, value in enumerate((1.0, 5.0, math.nan, 5.0, 4.0))]
+    assert charts.kept_epoch(rows) == (3, 5.0)
+    assert charts.kept_epoch([{"iteration": 0, "held_out": 1.0}]) is None
+
+
+def _epochs(*held_out: float, **more: float) -> list[dict[str, float]]:
+    return [{"epoch": i, "held_out": value} | more for i, value in enumerate(held_out)]
+
+
+def _centre(svg: str, css: str) -> tuple[float, float]:
+    found = re.search(rf'class="{css}" cx="([\d.]+)" cy="([\d.]+)"', svg)
+    assert found is not None
+    return float(found[1]), float(found[2])
+
+
+def test_ring_is_around_the_kept_point() -> None:
+    svg = charts.history(_epochs(3.0, 1.0, 2.0), "metric")
+    assert svg is not None
+    assert _centre(svg, "ring") == _centre(svg, "dot metric")  # that of epoch 0
+
+
+def test_float_metric_is_a_line_with_its_name_apart() -> None:
+    without = charts.history(_epochs(90.0, 91.0), "metric")
+    svg = charts.history(_epochs(90.0, 91.0, float_held_out=91.02), "metric")
+    assert svg is not None
+    assert without is not None
+    assert "float" not in without
+    assert 'class="line float"' in svg
+    places = {name: float(y) for y, name in re.findall(r'class="label" x="[\d.]+" y="([\d.]+)">(\S+) ', svg)}
+    assert places["held-out"] - places["float"] >= 12  # pixels, the height of a line of text
 
 
 @pytest.mark.parametrize(
@@ -54,3 +94,8 @@ def test_short(value: float | None, text: str) -> None:
 def test_number() -> None:
     assert number(1_234_567) == "1,234,567"
     assert number(98.0, " %") == "98.00 %"
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0, "0"), (-1.2345, "\N{MINUS SIGN}1.23"), (7.0, "7")])
+def test_signed(value: float, text: str) -> None:
+    assert signed(value) == text

@@ -86,5 +86,5 @@ def _center(graph: ir.Graph, weight: ir.Value) -> bool:
     node.replace_input_with(2, constant(graph, f"{name}.zero_point", offset))
     if fits and width < 8:
         node.metadata_props[metadata.BITS] = metadata.digits([width] * len(codes))
-        node.metadata_props[metadata.GRID] = Grid.SIGNED.value
+        node.metadata_props[metadata.GRID] = Grid.FULL.value
     return True

@@ -121,6 +121,20 @@ def test_sums_that_float32_cannot_hold_are_made_of_integers() -> None:
     assert "ConvInteger" in ops(integer)
 
 
+def test_the_lowest_code_counts_with_its_magnitude() -> None:
+    text = "net (float[N, 60, 4, 4] x) => (float[N, 1, 4, 4] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    halves = np.resize([-1.0, 1.0], (1, 60, 3, 3))
+    model, feeds = normal(text, {"w": halves}), {"x": np.ones((1, 60, 4, 4), np.float32)}
+    plan = calibrated(model, feeds, weight_bits=8, grid=Grid.FULL)
+    x = plan.activations[0].model_copy(update={"offset": 0.01, "padding": "zero"})
+    w = plan.weights[0].model_copy(update={"scale": (1 / 128,)})  # codes -128 and 127
+
+    integer = lower(quantize(model, plan.replaced(weights=[w], activations=[x, *plan.activations[1:]])))
+
+    assert 270 * 255 * 128 < 2**24 < 540 * 255 * 127  # either sign alone would fit float32
+    assert "ConvInteger" in ops(integer)
+
+
 def _computed_bias(model: ir.Model) -> None:
     conv = next(node for node in model.graph if node.op_type == "Conv")
     bias = ir.node("Neg", [conv.inputs[2]])

@@ -15,7 +15,7 @@ from onnx_text import ops
 
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import ModelError
-from mpqtool.passes.lower.pack import PackWeightsPass, pack_fields, unpack_fields
+from mpqtool.passes.lower.pack import PackWeightsPass, codes_of, fields_of, pack_fields, unpack_fields
 from mpqtool.passes.metadata import DOMAIN, GRID, PACKED, WEIGHT, WEIGHT_BITS, digits
 from mpqtool.passes.pipelines import lower, quantize
 from mpqtool.passes.plan import Grid
@@ -52,6 +52,18 @@ def test_numpy_unpacks_what_was_packed(width: int, numbers: list[int]) -> None:
 
     assert len(data) == -(-len(fields) // 8) * width
     np.testing.assert_array_equal(unpack_fields(data, width, len(fields)), fields)
+
+
+@pytest.mark.parametrize("width", range(2, 9))
+def test_the_full_grid_is_stored_as_the_signed_one(width: int) -> None:
+    low, high = arithmetic.code_range(width, Grid.FULL)
+    codes = np.arange(low, high + 1).astype(np.int8)
+
+    fields = fields_of(codes, width, Grid.FULL)
+
+    np.testing.assert_array_equal(fields, np.arange(2**width))
+    for grid in (Grid.FULL, Grid.SIGNED):
+        np.testing.assert_array_equal(codes_of(fields, width, grid), codes, strict=True)
 
 
 def _model(weights: list[tuple[np.ndarray, list[int], Grid]], zero: int) -> ir.Model:
@@ -195,6 +207,16 @@ def test_a_stream_holds_all_kernels_of_a_width(rng: np.random.Generator) -> None
 
     assert [name for name in lowered.graph.initializers if name.endswith(".packed")] == ["odd3.packed"]
     assert ops(lowered).count("UnpackOdd") == 1
+
+
+def test_both_grids_with_0_share_a_stream(rng: np.random.Generator) -> None:
+    grids = (Grid.SIGNED, Grid.FULL)
+    model = _model([(_codes(rng, (16, 8, 3, 3), [3] * 16, grid), [3] * 16, grid) for grid in grids], 0)
+
+    PackWeightsPass()(model)
+
+    assert [name for name in model.graph.initializers if name.endswith(".packed")] == ["signed3.packed"]
+    assert ops(model).count("UnpackSigned") == 1
 
 
 def test_many_weights_add_few_nodes(rng: np.random.Generator) -> None:

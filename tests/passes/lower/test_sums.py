@@ -25,7 +25,7 @@ def _decimal(model: ir.Model) -> None:
 
 def test_without_the_round_the_multiplier_is_folded_into_the_weights(rng: np.random.Generator) -> None:
     """What the Round behind a Conv is for: it changes no integer, and keeps the Mul out of the weights."""
-    qdq, feeds = qdq_and_feeds(rng, "residual", weight_bits=8, tied=False, grid=Grid.SIGNED)
+    qdq, feeds = qdq_and_feeds(rng, "residual", weight_bits=8, grid=Grid.SIGNED)
     _decimal(qdq)
     feeds = {"x": rng.normal(size=(64, 2, 8, 8)).astype(np.float32) * 4}
     model = pipelines.lower(qdq, target="cuda")

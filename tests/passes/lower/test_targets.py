@@ -25,17 +25,18 @@ from mpqtool.runtime.session import OPTIMIZED, make_session
 
 
 @pytest.mark.parametrize(
-    ("bits", "grid", "tied"),
+    ("bits", "grid", "powers_of_two"),
     [
-        pytest.param(3, Grid.ODD, True, id="3-bit-tied"),
+        pytest.param(3, Grid.ODD, True, id="3-bit-powers-of-two"),
         pytest.param(8, Grid.SIGNED, False, id="8-bit-any-scales"),
     ],
 )
 @pytest.mark.parametrize("name", ["residual", *TEXTS])
 def test_gives_the_integers_of_the_reference(
-    rng: np.random.Generator, name: str, bits: int, grid: Grid, tied: bool
+    rng: np.random.Generator, name: str, bits: int, grid: Grid, powers_of_two: bool
 ) -> None:
-    check(*qdq_and_feeds(rng, name, weight_bits=bits, activation_bits=bits, grid=grid, tied=tied))
+    widths = {"weight_bits": bits, "activation_bits": bits}
+    check(*qdq_and_feeds(rng, name, **widths, grid=grid, powers_of_two=powers_of_two))
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))

@@ -8,7 +8,7 @@ from graphs import calibrated, normal, residual_cnn
 from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import PlanError
 from mpqtool.passes.pipelines import quantize
-from mpqtool.passes.plan import Plan
+from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import complete
 from mpqtool.passes.values import array, set_array
 
@@ -111,6 +111,19 @@ def test_a_dead_kernel_does_not_make_its_bias_overflow(rng: np.random.Generator)
     assert np.abs(codes).max() <= 2**30
     bias = arithmetic.dequantize(codes, np.float32(x.scale) * np.float32(w.scale))
     np.testing.assert_allclose(bias[1], 50, rtol=1e-6, atol=0)  # 2**30 steps: what float32 loses of it
+
+
+def test_the_lowest_code_counts_with_its_magnitude() -> None:
+    text = "net (float[N, 60, 4, 4] x) => (float[N, 1, 4, 4] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }"
+    model = normal(text, {"w": np.resize([-1.0, 1.0], (1, 60, 3, 3))})
+    plan = calibrated(model, {"x": np.ones((1, 60, 4, 4), np.float32)}, weight_bits=8, grid=Grid.FULL)
+    w = plan.weights[0].model_copy(update={"scale": (1 / 128,)})  # codes -128 and 127
+    x, y = plan.activations
+    far = x.model_copy(update={"offset": 2.0**15 * x.scale, "padding": "zero"})
+
+    assert 2**15 * 270 * (128 + 127) > 2**31
+    with pytest.raises(PlanError, match=r"the accumulator of .* can reach 2\d{9}, allowed 2147483647"):
+        complete(model, plan.replaced(weights=[w], activations=[far, y]))
 
 
 def test_a_given_scale_that_overflows_is_refused(model: ir.Model, plan: Plan) -> None:

@@ -51,9 +51,19 @@ def test_a_file_without_notes_is_read_as_int8(qdq: ir.Model) -> None:
 
     _, without = extract(qdq)
 
-    assert without.weights == with_notes.weights
-    untied = [a.model_copy(update={"tie": None}) for a in with_notes.activations]
-    assert list(without.activations) == untied
+    assert without.weights == tuple(w.model_copy(update={"grid": Grid.FULL}) for w in with_notes.weights)
+    assert without.activations == with_notes.activations
+
+
+def test_the_lowest_code_of_a_file_without_notes_comes_back(qdq: ir.Model) -> None:
+    codes = qdq.graph.initializers["w1.codes"]
+    set_array(codes, np.where(array(codes) < 0, -128, array(codes)).astype(np.int8))
+    for node in qdq.graph:
+        node.metadata_props.clear()
+
+    again = quantize(*extract(qdq))
+
+    np.testing.assert_array_equal(array(again.graph.initializers["w1.codes"]), array(codes), strict=True)
 
 
 def test_quantized_output_keeps_its_name(rng: np.random.Generator) -> None:
@@ -164,11 +174,13 @@ def test_scales_that_no_plan_can_hold_are_refused(qdq: ir.Model, name: str, numb
         extract(qdq)
 
 
-def test_a_tie_that_is_none_is_refused(qdq: ir.Model) -> None:
-    set_array(qdq.graph.initializers["c1.scale"], np.array(0.3, np.float32))
+def test_ties_in_an_older_file_are_not_read(qdq: ir.Model) -> None:
+    expected = extract(qdq)[1]
+    for node in qdq.graph:
+        if node.metadata_props.get(metadata.NAME) in ("c1", "r1"):
+            node.metadata_props["mpqtool.tie"] = "c1"
 
-    with pytest.raises(PlanError, match="must be powers of two of each other"):
-        extract(qdq)
+    assert extract(qdq)[1] == expected
 
 
 def test_large_biases_come_back_to_the_same_codes(rng: np.random.Generator) -> None:

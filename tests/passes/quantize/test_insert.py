@@ -72,7 +72,7 @@ def test_values_are_those_of_the_arithmetic(
     assert_equivalent(expected, {name: found[name] for name in expected}, rtol=0, atol=0)
 
 
-def test_notes_say_bits_grid_name_and_tie(model: ir.Model, plan: Plan) -> None:
+def test_notes_say_bits_grid_and_name(model: ir.Model, plan: Plan) -> None:
     graph = InsertQdqPass(plan)(model).model.graph
     notes = {
         node.outputs[0].name: node.metadata_props for node in graph if metadata.NAME in node.metadata_props
@@ -80,7 +80,7 @@ def test_notes_say_bits_grid_name_and_tie(model: ir.Model, plan: Plan) -> None:
 
     assert notes["w0"] == {metadata.NAME: "w0", metadata.BITS: "4444", metadata.GRID: "odd"}
     assert notes["m0.dq"] == {metadata.NAME: "r0", metadata.BITS: "6"}
-    assert notes["c1.dq"] == {metadata.NAME: "c1", metadata.BITS: "6", metadata.TIE: "c1"}
+    assert notes["c1.dq"] == {metadata.NAME: "c1", metadata.BITS: "6"}
 
 
 def test_codes_have_type_and_shape(model: ir.Model, plan: Plan) -> None:
@@ -160,7 +160,7 @@ def _files(rename: dict[str, str]) -> list[ir.Model]:
     """The QDQ and the integer graph."""
     feeds = {"x": np.random.default_rng(1).normal(size=(3, 2, 4, 4)).astype(np.float32)}
     model = _with_an_island(rename)
-    qdq = quantize(model, calibrated(model, feeds, activation_bits=4, tied=False))
+    qdq = quantize(model, calibrated(model, feeds, activation_bits=4))
     return [qdq, lower(qdq)]
 
 

@@ -1,0 +1,86 @@
+"""The samples of a run: read, checked against the model, and a part of them held out."""
+
+from __future__ import annotations
+
+__all__ = ["hold_out", "read_data"]
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .data import Data, Split, default_data, load_data
+from .errors import DataError
+from .options import QuantizeOptions
+from .reporter import Reporter
+from .samples import input_shapes
+
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
+
+
+def read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, reporter: Reporter) -> Data:
+    """Read the samples that ``--data`` names, or those beside the model.
+
+    Raises:
+        DataError: There are none, or they do not fit the model.
+    """
+    spec = options.data or default_data(path)
+    if spec is None:
+        raise DataError(
+            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
+            "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
+        )
+    classes = _classes(model)
+    data = load_data(
+        spec,
+        inputs=input_shapes(model),
+        classes=classes,
+        resize=options.resize,
+        mean=options.mean,
+        std=options.std,
+    )
+    if classes is None and data.train.labels is not None:
+        reporter.warn(
+            "the labels are not used: the model does not have one output of shape (batch, classes); the "
+            "float model is the teacher"
+        )
+        train, test = (dataclasses.replace(split, labels=None) for split in (data.train, data.test))
+        data = dataclasses.replace(data, train=train, test=test)
+    if data.held_out:
+        reporter.warn("the data has no test split: its last fifth is held out for testing")
+    return data
+
+
+def _classes(model: ir.Model) -> int | None:
+    """Number of classes, where the one output is ``(batch, classes)`` logits."""
+    outputs = model.graph.outputs
+    if len(outputs) != 1 or outputs[0].shape is None or len(outputs[0].shape) != 2:
+        return None
+    size = outputs[0].shape[1]
+    return size if isinstance(size, int) and size > 1 else None
+
+
+def hold_out(train: Split, seed: int) -> tuple[Split, Split]:
+    """Hold out some training samples to decide on: the test split only measures.
+
+    Returns:
+        What is left, and what is held out.
+
+    Raises:
+        DataError: There are too few samples.
+    """
+    count = len(train)
+    if count < 2:
+        raise DataError(
+            f"The training split has {count} samples; at least 2 are needed, one of them to decide on."
+        )
+    held_out = min(max(1, round(_HELD_OUT_SHARE * count)), _HELD_OUT_MOST)
+    order = np.random.default_rng(seed).permutation(count)
+    return _rows(train, np.sort(order[held_out:])), _rows(train, np.sort(order[:held_out]))
+
+
+def _rows(split: Split, rows: NDArray[np.int64]) -> Split:
+    labels = None if split.labels is None else split.labels[rows]
+    return Split({name: array[rows] for name, array in split.inputs.items()}, labels)
