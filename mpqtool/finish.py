@@ -20,8 +20,7 @@ from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes import pipelines
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid, Plan, WeightQuant
-from mpqtool.passes.quantize import raise_dead_scales
-from mpqtool.passes.quantize.offsets import snap
+from mpqtool.passes.quantize import raise_dead_scales, snap, with_exact_sums
 from mpqtool.passes.values import array
 
 from .checkpoint import Checkpoint, tensors_under
@@ -121,8 +120,8 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said below
         folded = pipelines.fold_batch_norm(trained)
     _check_finite(folded)
-    snapped = snap(folded, plan.replaced(weights=weights, activations=activations))
-    return folded, raise_dead_scales(folded, snapped)
+    plan = snap(folded, plan.replaced(weights=weights, activations=activations))
+    return folded, raise_dead_scales(folded, with_exact_sums(folded, plan))
 
 
 def _check_finite(folded: ir.Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Fold", "FoldBatchNormPass", "batch_norm_factors", "match_fold"]
 
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,13 +63,7 @@ class FoldBatchNormPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        folded = 0
-        with gathered_names(model.graph):
-            for node in model.graph:
-                fold = match_fold(node)
-                if fold is not None:
-                    _apply(node, fold)
-                    folded += 1
+        folded = sum(1 for _ in _folded(model))
         if folded:
             logger.info("Folded %d BatchNormalization nodes", folded)
         return ir.passes.PassResult(model, modified=bool(folded))
@@ -81,11 +76,24 @@ def batch_norm_factors(model: ir.Model) -> dict[str, NDArray[np.float32]]:
     ``abs(a[o]) * s[o]``, and a negative ``a[o]`` turns the signs of the codes.
 
     Returns:
-        By weight name: ``a``, ``(kernels,)``, float32. Only the weights that ``FoldBatchNormPass``
-        would change.
+        By weight name: ``a``, ``(kernels,)``, float32; the product of all ``a`` where one normalization is
+        behind another. Only the weights that ``FoldBatchNormPass`` would change.
     """
-    folds = (match_fold(node) for node in model.graph)
-    return {str(fold.weight.name): fold.factors for fold in folds if fold is not None}
+    factors: dict[str, NDArray[np.float32]] = {}
+    for fold in _folded(model.clone()):
+        name = str(fold.weight.name)
+        factors[name] = factors.get(name, np.float32(1)) * fold.factors
+    return factors
+
+
+def _folded(model: ir.Model) -> Iterator[Fold]:
+    """Fold one normalization after the other, in place."""
+    with gathered_names(model.graph):
+        for node in model.graph:
+            fold = match_fold(node)
+            if fold is not None:
+                _apply(node, fold)
+                yield fold
 
 
 def match_fold(norm: ir.Node) -> Fold | None:

@@ -4,5 +4,14 @@ from .complete import check_fits, complete, raise_dead_scales
 from .extract import extract
 from .insert import InsertQdqPass
 from .offsets import snap
+from .sums import with_exact_sums
 
-__all__ = ["InsertQdqPass", "check_fits", "complete", "extract", "raise_dead_scales", "snap"]
+__all__ = [
+    "InsertQdqPass",
+    "check_fits",
+    "complete",
+    "extract",
+    "raise_dead_scales",
+    "snap",
+    "with_exact_sums",
+]

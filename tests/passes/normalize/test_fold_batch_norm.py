@@ -55,6 +55,20 @@ def test_folds_into_a_conv(weights: dict[str, Any], feeds: dict[str, Any], bias:
     )
 
 
+def test_factors_of_one_normalization_behind_another_are_their_product(weights: dict[str, Any]) -> None:
+    first = _NORM.replace("y =", "u =").replace("gamma, beta", "gamma2, beta")
+    text = _CONV.replace(_NORM, f"{first} {_NORM.replace('(t,', '(u,')}")
+    model = parse(text, weights | {"gamma2": [2.0, 3.0, -0.5, 1.0]})
+    factors, unfolded = batch_norm_factors(model)["w"], array(model.graph.initializers["w"])
+
+    FoldBatchNormPass()(model)
+
+    assert ops(model) == ["Conv"]
+    folded = array(model.graph.initializers["w"])
+    # The weight is multiplied twice, and rounded twice.
+    np.testing.assert_allclose(folded, unfolded * factors[:, None, None, None], rtol=3e-7)
+
+
 def test_factors_are_gamma_over_the_deviation(weights: dict[str, Any]) -> None:
     factors = batch_norm_factors(parse(_CONV, weights))
     assert factors.keys() == {"w"}
