@@ -23,7 +23,7 @@ from mpqtool.passes import pipelines
 from mpqtool.passes.load import load_model
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
-from mpqtool.quantizers.attach import activation_quantizers, attach, keep_scales_positive, weight_quantizers
+from mpqtool.quantizers.attach import activation_quantizers, attach, restrain_scales, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
 from mpqtool.runtime.interleaved import interleaved, table
 from mpqtool.search import lsq_network
@@ -61,7 +61,7 @@ def main() -> None:
         outputs = network(x)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         nn.functional.cross_entropy(logits, label).backward()
-        keep_scales_positive(network)
+        restrain_scales(network)
         network.zero_grad()
 
     def learned(config: str) -> nn.Module:

@@ -1,6 +1,6 @@
 """Train a float network on Fashion-MNIST and write it as ``<network>_fashion_mnist.onnx``.
 
-    python examples/train_fashion_mnist.py --data DIR [--network efficientnet] [--epochs 6] [--out build/fashion]
+    python examples/train_fashion_mnist.py --data DIR [--network efficientnet] [--epochs 6] [--out DIR]
 
 DIR holds the four IDX files (Debian: ``dpkg -L dataset-fashion-mnist`` says where). Kill it and start
 it again: it goes on from the last whole epoch. About 3 minutes an epoch on two cores.

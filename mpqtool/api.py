@@ -50,7 +50,7 @@ def import_onnx(path: Path) -> torch.fx.GraphModule:
 def quantize(
     model: Path,
     *,
-    method: str,
+    method: str = "impq",
     data: Path | None = None,
     out: Path | None = None,
     reporter: Reporter | None = None,
@@ -60,7 +60,7 @@ def quantize(
 
     Args:
         model: The float ONNX file.
-        method: How bit-widths and scales are found, e.g. ``"impq"``.
+        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"`` or ``"lsq+"``.
         data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx``.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         reporter: Where progress goes; None: only to the log file.

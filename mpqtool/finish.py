@@ -20,19 +20,28 @@ from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes import pipelines
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid, Plan, WeightQuant
-from mpqtool.passes.quantize import raise_dead_scales, snap, with_exact_sums
+from mpqtool.passes.quantize import (
+    raise_dead_scales,
+    snap,
+    with_exact_sums,
+    with_fine_biases,
+    with_room_for_shifts,
+)
 from mpqtool.passes.values import array
 
 from .checkpoint import Checkpoint, tensors_under
 from .errors import TrainingError
 from .job import Job
+from .method_options import INTEGER_SHARE
 from .methods.impq import SAMPLES
 from .quantizers import ActivationQuantizer, WeightQuantizer
 from .quantizers.attach import activation_quantizers, attach, read_plan, weight_quantizers
 from .quantizers.calibrate import calibrate
-from .search import INTEGER_SHARE, make_trainer, search
+from .search import held_out_metric, make_trainer, search
 from .simulate import IntegerSimulation
 
+_MUCH = 2.0
+"""Points of the held-out metric that are worth a warning."""
 _IMPQ_EPOCHS, _IMPQ_LR_SHARE = 1, 0.3
 """Epochs in integers behind IMPQ, at most, and their peak learning rate as a share of ``--lr``."""
 
@@ -53,11 +62,14 @@ class Finished:
     simulation: IntegerSimulation
     model: ir.Model
     plan: Plan
-    history: list[dict[str, object]]
+    history: list[dict[str, Any]]
 
 
 def finish(job: Job) -> Finished:
-    """Search, fold BatchNormalization, and train the last epochs in integers on the whole training split."""
+    """Search, fold BatchNormalization, and train the last epochs in integers.
+
+    What they make worse on held-out data is not kept.
+    """
     resumed = job.resumed("finish")
     if resumed is None:
         network, history = search(job)
@@ -68,18 +80,53 @@ def finish(job: Job) -> Finished:
     network = attach(import_graph(model), plan)
     if resumed is not None:
         network.load_state_dict(tensors_under("network/", resumed.tensors))
-    trainer = make_trainer(job, job.data.train)
+    trainer, simulation = make_trainer(job, job.tuning), IntegerSimulation(network)
+    measure, _ = held_out_metric(job, trainer)
+    if resumed is None:
+        before, former = measure(simulation), _copied(network)
+    else:
+        before, former = resumed.state["before"], tensors_under("former/", resumed.tensors)
 
     def save(epoch: int, momenta: dict[str, Tensor]) -> None:
         tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"former/{name}": tensor for name, tensor in former.items()}
         state = {
             "epoch": epoch, "epochs_begun": trainer.epochs_begun, "history": history, "plan": plan.to_json(),
+            "before": before,
         }  # fmt: skip
         job.save("finish", Checkpoint(tensors | momenta, state))
 
-    simulation = IntegerSimulation(network)
     trainer.fit(simulation, **_last_steps(job), label="in integers", resume=resumed, on_epoch=save)
+    after = measure(simulation)
+    if after < before:
+        network.load_state_dict(former)
+    history.append(
+        {"phase": "integers", "held_out_before": before, "held_out": after, "accepted": after >= before}
+    )
+    _say_what_integers_cost(job, history)
     return _freeze(network, simulation, model, history)
+
+
+def _copied(network: fx.GraphModule) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def _say_what_integers_cost(job: Job, history: list[dict[str, Any]]) -> None:
+    """Tell the held-out metric of the integer network, and whether much was lost on the way to it."""
+    *searched, last = history
+    before, after = last["held_out_before"], last["held_out"]
+    job.reporter.event("integers", **last)
+    job.reporter.say(
+        f"in integers  held-out {before:.2f} before the last steps, {after:.2f} after"
+        f"{'' if last['accepted'] else '; they were undone'}"
+    )
+    kept = [row["held_out"] for row in searched if row.get("accepted", True)]
+    lost = (max(kept) if "epoch" in searched[-1] else kept[-1]) - max(before, after)
+    if lost > _MUCH:
+        job.reporter.warn(
+            f"the integer network is {lost:.2f} points below the fake-quantized one on held-out data; more "
+            "bits, more --epochs or another --lr may help"
+        )
 
 
 def _last_steps(job: Job) -> dict[str, Any]:
@@ -93,7 +140,10 @@ def _last_steps(job: Job) -> dict[str, Any]:
 
 def apply_plan(job: Job) -> Finished:
     """Use the widths and scales of ``--plan`` on the weights of the model; fit what the plan leaves open."""
-    network = attach(import_graph(job.folded), job.plan)
+    plan = with_room_for_shifts(job.plan)
+    if plan != job.plan:
+        job.reporter.say("shifts of the plan are lowered to what the widths leave room for in int8")
+    network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())
     for quantizer in weight_quantizers(network):
         if isinstance(quantizer, WeightQuantizer) and bool(quantizer.scale.isnan().any()):
@@ -113,15 +163,16 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     """
     trained = job.model.clone()
     write_parameters(trained, _arrays(network))
-    factors, plan = batch_norm_factors(trained), read_plan(network)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said below
+        factors, folded = batch_norm_factors(trained), pipelines.fold_batch_norm(trained)
+    _check_finite(folded)
+    plan = read_plan(network)
     _say_turned(job, plan, factors)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
+    plan = snap(folded, plan.replaced(weights=weights))
     activations = [entry.model_copy(update={"scale": _short(entry.scale)}) for entry in plan.activations]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said below
-        folded = pipelines.fold_batch_norm(trained)
-    _check_finite(folded)
-    plan = snap(folded, plan.replaced(weights=weights, activations=activations))
-    return folded, raise_dead_scales(folded, with_exact_sums(folded, plan))
+    plan = plan.replaced(activations=activations)
+    return folded, with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))
 
 
 def _check_finite(folded: ir.Model) -> None:
@@ -175,7 +226,7 @@ def _rescaled(entry: WeightQuant, factor: NDArray[np.float32] | None) -> WeightQ
 
 
 def _freeze(
-    network: fx.GraphModule, simulation: IntegerSimulation, model: ir.Model, history: list[dict[str, object]]
+    network: fx.GraphModule, simulation: IntegerSimulation, model: ir.Model, history: list[dict[str, Any]]
 ) -> Finished:
     """Write the weights into the graph as they will be read back: exactly ``scale * code``."""
     network.cpu()

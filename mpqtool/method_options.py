@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EPOCHS", "LR", "METHODS", "METHODS_OF", "why_without_effect"]
+__all__ = ["EPOCHS", "INTEGER_SHARE", "LR", "METHODS", "METHODS_OF", "why_without_effect"]
 
 METHODS = ("impq", "lsq", "lsq+")
 _LEARNED_SCALES = ("lsq", "lsq+")
@@ -21,6 +21,9 @@ METHODS_OF = {
 
 EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5}
 """Epochs by method: of every iteration with impq, of the whole training with the others."""
+
+INTEGER_SHARE = 0.2
+"""Share of the steps of LSQ and LSQ+ that the network is trained in integers for, at the end."""
 
 LR = {"sgd": 0.01, "adamw": 0.001}
 """Peak learning rate by optimizer."""

@@ -24,7 +24,8 @@ class Recipe:
 
     Attributes:
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` (its defaults in torch).
-        weight_decay: Of matrices and kernels only, never of scales, offsets, biases or normalization.
+        weight_decay: Of matrices and kernels only, never of scales, offsets, biases or normalization, nor of
+            other vectors, whatever axes of length 1 they have.
         accumulate: Batches whose mean gradient makes one step of the optimizer.
         mixed_precision: ``no``, ``bf16`` or ``fp16``: what layers multiply in while training.
     """
@@ -39,8 +40,8 @@ def make_optimizer(module: nn.Module, lr: float, recipe: Recipe) -> torch.optim.
     """The optimizer of a recipe over all parameters that require a gradient."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if not _is_vector(p)], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if _is_vector(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
@@ -48,6 +49,11 @@ def make_optimizer(module: nn.Module, lr: float, recipe: Recipe) -> torch.optim.
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr, momentum=_MOMENTUM, nesterov=True)
     raise ValueError(f"optimizer is {recipe.optimizer!r}; sgd and adamw are allowed")
+
+
+def _is_vector(parameter: Tensor) -> bool:
+    """Whether it is a bias, a slope or the like, ``(channels, 1, 1)`` too."""
+    return sum(size > 1 for size in parameter.shape) <= 1
 
 
 def learning_rates(peak: float, steps: int, span: tuple[float, float]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from mpqtool.passes.targets import TARGETS
 
 from .errors import OptionError
-from .method_options import EPOCHS, LR, METHODS, why_without_effect
+from .method_options import EPOCHS, INTEGER_SHARE, LR, METHODS, why_without_effect
 
 LOWER = ("full", "fastest")
 CHOICES = {
@@ -88,8 +88,10 @@ class QuantizeOptions:
         optimizer: ``sgd`` (with momentum) or ``adamw``.
         lr: Peak learning rate: 0.01 with sgd, 0.001 with adamw.
         weight_decay: Weight decay of kernels and matrices; scales, offsets, biases, normalization have none.
-        mixed_precision: What layers multiply in while training: ``no`` (float32), ``bf16`` or ``fp16``.
-        patience: Epochs without a better metric on held-out data after which training stops; None: never.
+        mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
+            (float32), ``bf16`` or ``fp16``.
+        patience: Epochs without a better metric on held-out data after which training goes on to the last
+            ones, in integers; None: never. Less than the epochs before those.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
         target: What the integer file is to run on, of ``passes.targets.TARGETS``.
@@ -161,10 +163,13 @@ class QuantizeOptions:
             value, kind = getattr(self, field.name), hints[field.name]
             if isinstance(kind, types.UnionType):  # ``int | None``
                 kind = get_args(kind)[0]
-            if get_origin(kind) is tuple or (value is None and field.default is None):
+            if value is None and field.default is None:
                 continue
-            allowed = (int, float) if kind is float else kind
-            if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            if get_origin(kind) is tuple:
+                kind = get_args(kind)[0]
+                if not isinstance(value, tuple | list) or not all(_is_a(kind, entry) for entry in value):
+                    raise OptionError(f"{field.name} must be a tuple of {kind.__name__}, got {value!r}")
+            elif not _is_a(kind, value):
                 raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
 
     def _check_choices(self) -> None:
@@ -210,6 +215,12 @@ class QuantizeOptions:
             self._at_least(name, 0)
         for name in ("epoch_samples", "batch_size", "accumulate", "patience"):
             self._at_least(name, 1)
+        begun = math.ceil(round((1 - INTEGER_SHARE) * self.epochs, 6))  # the rest is in integers, to the end
+        if self.patience is not None and self.patience >= begun:
+            raise OptionError(
+                f"patience must be less than the {begun} epochs that can end early of epochs {self.epochs}, "
+                f"got {self.patience}; give more epochs, or leave patience out"
+            )
         if self.seed > _LARGEST_SEED:
             raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -225,3 +236,9 @@ class QuantizeOptions:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise OptionError(f"{name} must be at least {least}, got {value!r}")
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """Whether a value is of a type; an int is a float, and True is no number."""
+    allowed = (int, float) if kind is float else kind
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))

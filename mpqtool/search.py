@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["INTEGER_SHARE", "lsq_network", "make_trainer", "search"]
+__all__ = ["held_out_metric", "lsq_network", "make_trainer", "search"]
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx_ir as ir
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import free_values
 from mpqtool.passes.plan import Plan
-from mpqtool.passes.roles import roles
+from mpqtool.passes.roles import foldable, roles
 
 from .data import Split
 from .job import Job
+from .method_options import INTEGER_SHARE
 from .methods.configurations import configurations, lsq_quantizers, with_zero_points
 from .methods.impq import SAMPLES, Impq, ImpqSettings
 from .methods.lsq import Lsq, LsqSettings
 from .metrics import metric_name, score
 from .optimization import Recipe
 from .options import parse_bits
-from .quantizers.attach import attach
+from .quantizers import OffsetQuantizer
+from .quantizers.attach import activation_quantizers, attach
 from .training import Trainer
-
-INTEGER_SHARE = 0.2
-"""Share of the steps of LSQ and LSQ+ that the network is trained in integers for, at the end."""
 
 
 def make_trainer(job: Job, split: Split, *, mixed_precision: str = "no") -> Trainer:
@@ -49,7 +49,7 @@ def make_trainer(job: Job, split: Split, *, mixed_precision: str = "no") -> Trai
     )
 
 
-def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
+def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
     """Learn bit-widths and scales with BatchNormalization in training.
 
     Returns:
@@ -64,7 +64,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, object]]]:
 
 
 def _impq(job: Job, trainer: Trainer) -> Impq:
-    measure, float_metric = _measure(job, trainer)
+    measure, float_metric = held_out_metric(job, trainer)
     target_weights, target_activations = parse_bits(job.options.target_bits)
     return Impq(
         attach(import_graph(job.model), job.plan),
@@ -112,7 +112,8 @@ def lsq_network(
         The network, and the names of the activations that have a configuration: all that layers multiply but
         graph inputs. Zero points of the others are fitted.
     """
-    fitted = free_values(folded) | {str(value.name) for value in folded.graph.inputs}
+    inputs = {str(value.name) for value in folded.graph.inputs}
+    fitted = free_values(folded) | inputs
     configured = {name: role for name, role in roles(folded, plan).items() if name not in fitted}
     configs = configurations(configured, config, offsets=offsets)
     network = attach(
@@ -120,12 +121,15 @@ def lsq_network(
         with_zero_points(plan, configs),
         **lsq_quantizers(configs, per_kernel=per_kernel, learned_offset=learned_offset),
     )
+    for quantizer in activation_quantizers(network):
+        if quantizer.name in inputs:  # data do not change while training, and 8 bits leave nothing to learn
+            quantizer.learned_scale.requires_grad_(False)
     return network, frozenset(configs)
 
 
 def _lsq(job: Job, trainer: Trainer) -> Lsq:
     options = job.options
-    measure, float_metric = _measure(job, trainer)
+    measure, float_metric = held_out_metric(job, trainer)
     network, configured = lsq_network(
         job.model,
         job.folded,
@@ -136,6 +140,7 @@ def _lsq(job: Job, trainer: Trainer) -> Lsq:
     )
     if math.isfinite(float_metric):
         job.reporter.say(f"float     held-out {float_metric:.2f}")
+    _say_rounded(job, network)
     return Lsq(
         network,
         trainer,
@@ -156,18 +161,31 @@ def _lsq(job: Job, trainer: Trainer) -> Lsq:
     )
 
 
+def _say_rounded(job: Job, network: fx.GraphModule) -> None:
+    """Which learned offsets the integer file will not have, if any."""
+    learned = [q.name for q in activation_quantizers(network) if isinstance(q, OffsetQuantizer)]
+    kept = foldable(job.folded, job.plan)
+    rounded = [name for name in learned if name not in kept]
+    if rounded:
+        shown = ", ".join(rounded[:3]) + (", ..." if len(rounded) > 3 else "")
+        job.reporter.say(
+            f"offsets of {len(rounded)} of {len(learned)} activations are rounded to whole codes before the "
+            f"last epochs: {shown}, as not only Conv and Gemm use them, or a sum or product makes them"
+        )
+
+
 def _tuning_batches(job: Job, trainer: Trainer) -> Callable[[], Iterator[tuple[Tensor, ...]]]:
     """The same few hundred training inputs at every call."""
     return lambda: trainer.batches_of(job.tuning, limit=SAMPLES)
 
 
-def _measure(job: Job, trainer: Trainer) -> tuple[Callable[[fx.GraphModule], float], float]:
+def held_out_metric(job: Job, trainer: Trainer) -> tuple[Callable[[nn.Module], float], float]:
     """The metric on held-out data, and that of the float network; NaN where it is the yardstick itself."""
     reference = trainer.predict(import_graph(job.folded), job.held_out)
     labels = job.held_out.labels
     metric = metric_name(reference, labels)
 
-    def measure(network: fx.GraphModule) -> float:
+    def measure(network: nn.Module) -> float:
         return score(metric, trainer.predict(network, job.held_out), reference, labels)
 
     return measure, math.nan if metric == "sqnr_db" else score(metric, reference, reference, labels)

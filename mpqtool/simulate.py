@@ -177,7 +177,8 @@ class _Interpreter(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(target)
         if isinstance(module, WeightQuantizer):
-            return WeightCodes(module.codes(args[0]), module.scale)
+            unit = 2**module.shift
+            return WeightCodes(module.codes(args[0]) * unit, module.scale / unit)
         if isinstance(module, ActivationQuantizer):
             return self._codes(module.name, quantize(args[0], module))
         return super().call_module(target, as_real(args), as_real(kwargs))

@@ -22,7 +22,7 @@ from .errors import TrainingError
 from .optimization import Recipe, learning_rates, make_optimizer, optimizer_tensors, restore_optimizer
 from .precision import autocast, check_precision, make_scaler
 from .processes import make_accelerator
-from .quantizers.attach import keep_scales_positive
+from .quantizers.attach import restrain_scales
 from .reporter import Progress, Reporter
 
 EVALUATION_BATCH = 256
@@ -125,7 +125,7 @@ class Trainer:
                 (0.0, 0.8) and (0.8, 1.0) share one schedule.
 
         Raises:
-            TrainingError: The loss is no longer a number.
+            TrainingError: The loss is no longer a number, or a batch of one sample has no variance.
         """
         module.train()
         model = self.accelerator.prepare(module)
@@ -178,13 +178,15 @@ class Trainer:
             last = place == size - 1
             # Processes exchange gradients once a step.
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss(self._outputs(model, inputs), inputs, labels)
+                with _told_of_single_samples():
+                    outputs = self._outputs(model, inputs)
+                loss = self._loss(outputs, inputs, labels)
                 scaler.scale(loss / size).backward()
             losses.append(loss.detach())
             if last:
                 scaler.step(optimizer)
                 scaler.update()
-                keep_scales_positive(model)
+                restrain_scales(model)
                 progress.advance(1)
         return float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
 
@@ -243,6 +245,20 @@ class Trainer:
         columns = [torch.from_numpy(array[:limit]) for array in split.inputs.values()]
         for parts in zip(*(column.split(EVALUATION_BATCH) for column in columns), strict=True):
             yield tuple(part.to(self.accelerator.device) for part in parts)
+
+
+@contextlib.contextmanager
+def _told_of_single_samples() -> Iterator[None]:
+    """Say in a line what torch says of a BatchNormalization whose input is ``(1, channels)``."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "A batch of one sample has no variance for the BatchNormalization behind a Gemm. Give a "
+            "--batch-size and --epoch-samples of at least 2 for each process."
+        ) from error
 
 
 def _as_is(batch: Any) -> Any:

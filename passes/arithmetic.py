@@ -31,6 +31,7 @@ __all__ = [
     "pair_saturates",
     "quantize",
     "quantize_bias",
+    "quantize_shifted",
     "quantize_weight",
     "requantize",
     "rescale_codes",
@@ -132,6 +133,19 @@ def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: 
         nearest = np.where((widths < 8).reshape(shape), odd, nearest)
     codes: NDArray[np.int8] = np.clip(nearest, low, high).astype(np.int8)
     return codes
+
+
+def quantize_shifted(
+    weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: Grid, shift: int
+) -> tuple[NDArray[np.int16], Float]:
+    """``quantize_weight`` as files hold it: ``code * 2**shift``, and ``scale / 2**shift``.
+
+    The weights are the same, in finer steps.
+
+    So are biases, which are whole products of scales.
+    """
+    codes = quantize_weight(weight, scale, bits, grid)
+    return codes.astype(np.int16) << shift, _f32(scale) / np.float32(2**shift)
 
 
 def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: int = 80) -> Float:

@@ -18,6 +18,7 @@ __all__ = [
     "OFFSET",
     "PACKED",
     "PADDING",
+    "SHIFT",
     "SUFFIX",
     "TARGET",
     "VNNI",
@@ -36,7 +37,7 @@ from collections.abc import Iterable
 DOMAIN = "mpqtool"
 """The domain of the functions that a file of ours carries."""
 
-PACKED = 2
+PACKED = 3
 """The version of that domain in a file with packed weights; it rises with each change to the streams or to
 the functions that unpack them."""
 
@@ -52,6 +53,8 @@ OFFSET = "mpqtool.offset"
 Add of the offset, and on the DQ of a bias that is there for it alone: empty."""
 PADDING = "mpqtool.padding"
 """On Q and DQ: what pads the activation, if it is not its offset."""
+SHIFT = "mpqtool.shift"
+"""On the DQ of a weight: how many bits its codes are shifted by, if any."""
 WEIGHT = "mpqtool.weight"
 """On an integer Conv or Gemm: the name of its weight in the plan."""
 WEIGHT_BITS = "mpqtool.weight_bits"

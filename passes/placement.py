@@ -50,7 +50,10 @@ TABLES = (
 )  # fmt: skip
 """Functions of one number: on codes, a table of them."""
 
-_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus")
+_NEVER_NEGATIVE = (
+    "Abs", "Exp", "HardSigmoid", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Relu", "Sigmoid", "Softmax",
+    "Softplus", "Sqrt",
+)  # fmt: skip
 _NONNEGATIVE_IF_INPUTS = (*POOLS, "Add", "Clip", "Concat", "MatMul", "MaxPool", "Mul", *MOVES)
 
 
@@ -111,6 +114,8 @@ class Placement:
             low = array(node.inputs[1]) if len(node.inputs) > 1 else None
             if low is not None and low.item() >= 0:
                 return True
+        if is_op(node, "Mul") and node.inputs[0] is node.inputs[1]:
+            return True
         if factor_of(node) is not None:
             return self.is_nonnegative(moved_input(node))
         count = None if is_op(node, "Add", "Concat", "MatMul", "Mul") else 1

@@ -51,12 +51,15 @@ class WeightQuant(_Frozen):
         bits: One width per kernel (entry of axis 0), 0 to 8; 0 makes every code 0.
         grid: Which integers the codes are.
         scale: Real units per code, one per kernel; None: to be fitted to the weights.
+        shift: Files hold ``code * 2**shift``, of a scale as much smaller: a bias is a whole number of
+            products of scales, which is coarse where codes are few.
     """
 
     name: str
     bits: tuple[Bits, ...]
     grid: Grid
     scale: tuple[Positive, ...] | None = None
+    shift: Annotated[int, pydantic.Field(ge=0, le=6)] = 0
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> WeightQuant:
@@ -120,13 +123,20 @@ class ActivationQuant(_Frozen):
         return self.model_copy(update={"scale": step, "zero_point": zero, "offset": offset})
 
     def snapped(self) -> ActivationQuant:
-        """The entry with its offset rounded to whole codes, as far as there are any, and none left."""
+        """The entry with its offset rounded to whole codes, so that real 0 is a code and no offset is left.
+
+        Where real 0 is within the range of the codes, they move by half a code at most. Where it is below or
+        above all of them, the range is stretched to it: the end far from 0 stays, and the step grows.
+        """
         if not self.offset:
             return self
         assert self.scale is not None  # or there would be no offset
         assert self.zero_point is not None
-        snapped = self.with_beta(self.scale, self.offset - self.scale * self.zero_point)
-        return snapped.model_copy(update={"offset": 0.0})
+        codes = 2**self.bits - 1
+        bottom = self.offset - self.scale * self.zero_point
+        top = bottom + self.scale * codes
+        step = top / codes if bottom > 0 else -bottom / codes if top < 0 else self.scale
+        return self.with_beta(step, bottom).model_copy(update={"offset": 0.0})
 
 
 class Plan(_Frozen):

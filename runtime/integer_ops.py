@@ -154,8 +154,10 @@ def _constant_of_shape(node: ir.Node, inputs: list[Any]) -> Array:
 
 def _unpack(grid: Grid) -> NodeRun:
     def run(node: ir.Node, inputs: list[Any]) -> Array:
-        data, width, count = inputs
-        return codes_of(unpack_fields(data, int(one(width)), int(one(count))), int(one(width)), grid)
+        data, width, count, shift = inputs
+        codes = codes_of(unpack_fields(data, int(one(width)), int(one(count))), int(one(width)), grid)
+        shifted: Array = codes << one(shift).astype(np.int8)
+        return shifted
 
     return run
 

@@ -20,6 +20,15 @@ def _module() -> nn.Module:
     return module
 
 
+def test_vectors_with_axes_of_length_1_do_not_decay() -> None:
+    module = nn.Module()
+    for name, shape in {"shift": (1, 8, 1, 1), "slope": (8, 1, 1), "kernels": (8, 4, 1, 1)}.items():
+        module.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+    decaying, others = make_optimizer(module, 0.1, Recipe(weight_decay=0.25)).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.25, 0)
+    assert [p.shape for p in decaying["params"]] == [(8, 4, 1, 1)]
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_only_matrices_and_kernels_decay(name: str) -> None:
     module = _module()

@@ -83,6 +83,19 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"method": "lsq", "config": "3"}, r"'3' learns offsets, .* method 'lsq\+', or config auto, 1 or 2"),
         ({"method": "lsq", "config": "4"}, "config '4' learns offsets, which method 'lsq' has not"),
         ({"method": "lsq+", "patience": 0}, "patience must be at least 1, got 0"),
+        (
+            {"method": "lsq+", "patience": 3, "epochs": 0},
+            "less than the 0 epochs that can end early of epochs 0",
+        ),
+        ({"method": "lsq", "patience": 4}, "less than the 4 epochs that can end early of epochs 5, got 4"),
+        ({"method": "lsq", "patience": 16, "epochs": 20}, "less than the 16 epochs"),
+        ({"mean": "abc"}, "mean must be a tuple of float, got 'abc'"),
+        ({"mean": (None,)}, r"mean must be a tuple of float, got \(None,\)"),
+        ({"std": ("a",)}, r"std must be a tuple of float, got \('a',\)"),
+        ({"std": 0.5}, "std must be a tuple of float, got 0.5"),
+        ({"resize": 5}, "resize must be a tuple of int, got 5"),
+        ({"resize": (8.0, 8)}, r"resize must be a tuple of int, got \(8.0, 8\)"),
+        ({"resize": (True, 8)}, "resize must be a tuple of int"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:
@@ -178,6 +191,9 @@ def test_options_made_again_from_their_own_values_are_the_same_with_a_plan() -> 
         {"method": "lsq", "bits": "W2A8"},
         {"method": "lsq", "bits": "W1A8", "weight_grid": "odd"},
         {"method": "lsq", "config": "2"},
+        {"method": "lsq", "patience": 15, "epochs": 20},
+        {"method": "lsq+", "patience": 1, "epochs": 2},
+        {"mean": (0, 0.5, 1), "std": (0.5,), "resize": (8, 9)},
         *({"method": "lsq+", "config": config} for config in CHOICES["config"]),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mpqtool.checkpoint import Checkpoint
 from mpqtool.data import Split
+from mpqtool.errors import TrainingError
 from mpqtool.reporter import Reporter
 from mpqtool.training import Recipe, Trainer
 
@@ -136,7 +137,7 @@ def test_counts_steps_of_the_optimizer(
     steps: list[int],
 ) -> None:
     taken = [0]
-    monkeypatch.setattr("mpqtool.training.keep_scales_positive", lambda _: taken.append(taken.pop() + 1))
+    monkeypatch.setattr("mpqtool.training.restrain_scales", lambda _: taken.append(taken.pop() + 1))
     reporter = _Listener()
     trainer = _trainer(_split(rng), recipe=Recipe(accumulate=accumulate), reporter=reporter)
     trainer.fit(_Net(), epochs=epochs, lr=0.1, label="", on_epoch=lambda *_: taken.append(0))
@@ -224,6 +225,18 @@ def test_float32_is_float32_after_another_precision_in_this_process(
     _trainer(split).fit(later, epochs=2, lr=0.1, label="")
     assert later.seen == {torch.float32}
     assert torch.equal(first.w, later.w)
+
+
+def test_batch_normalization_behind_a_gemm_needs_two_samples(rng: np.random.Generator) -> None:
+    class Normalized(_Net):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            (y,) = super().forward(x)
+            return (nn.functional.batch_norm(y, None, None, training=True),)
+
+    with pytest.raises(TrainingError, match="has no variance for the BatchNormalization") as caught:
+        _trainer(_split(rng), batch_size=1).fit(Normalized(), epochs=1, lr=0.1, label="")
+    assert "\n" not in str(caught.value)
+    _trainer(_split(rng), batch_size=2).fit(Normalized(), epochs=1, lr=0.1, label="")
 
 
 def test_epoch_samples_bounds_an_epoch(rng: np.random.Generator) -> None:

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
 
+from mpqtool.errors import OptionError
+from mpqtool.method_options import why_without_effect
 from mpqtool.options import CHOICES, QuantizeOptions
 
 from .common import echo_json, echo_table, json_option, number, numbers, size, vnni_option
@@ -94,7 +98,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="What scales and offsets start from. lsq+: 3 sigma of the weights, least squared error of the "
     "activations. mse: least squared error of both. lsq: mean magnitude. minmax: smallest and largest value.",
 )
-@_option("patience", type=int, help="Stop after so many epochs without a better held-out metric.")
+@_option(
+    "patience", type=int,
+    help="Go on to the last epochs, in integers, after so many without a better held-out metric.",
+)  # fmt: skip
 @_option(
     "epochs", type=int,
     help="Epochs of training: impq after every change of widths; lsq, lsq+ in all. 0: no training.  "
@@ -106,7 +113,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option("optimizer", help="SGD with momentum, or AdamW.")
 @_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01; adamw 0.001]")
 @_option("weight_decay", type=float, help="Of kernels and matrices; scales, offsets and biases have none.")
-@_option("mixed_precision", help="What layers multiply in while training; fp16 needs a GPU.")
+@_option(
+    "mixed_precision",
+    help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",
+)
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
 @_option("target", help="What it is to run on; see `mpqtool lower --help`.")
 @_option(
@@ -128,6 +138,7 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     from mpqtool.processes import is_main
     from mpqtool.reporter import Reporter
 
+    _refuse_idle(options)
     result = api.quantize(model, reporter=Reporter(), **options)
     if not is_main():
         return
@@ -135,6 +146,16 @@ def command(model: str, as_json: bool, **options: Any) -> None:
         echo_json(result.result)
     else:
         _show(str(result.path), result.result)
+
+
+def _refuse_idle(options: dict[str, Any]) -> None:
+    """Refuse what was typed and would do nothing, its default value too, which the options cannot tell."""
+    context = get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            idle = why_without_effect(name, options["method"], with_plan=options["plan"] is not None)
+            if idle is not None:
+                raise OptionError(idle)
 
 
 def _show(path: str, result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ __all__ = [
     "real_values",
 ]
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -57,7 +57,7 @@ def codes_of(value: ir.Value, real: NDArray[Any]) -> NDArray[Any] | None:
     if notes is None:
         codes = quantize(numbers, scale.float(), zero_point, int(value.dtype), *_blocks(node))
     else:
-        codes = _on_grid(scale, *notes).codes(numbers)
+        codes = _on_grid(scale, *notes).codes(numbers) * 2**notes.shift
     return array_from_tensor(codes.to(TORCH_DTYPES[value.dtype]), value.dtype)
 
 
@@ -134,21 +134,31 @@ class _InPlaceOf(torch.autograd.Function):
 
 
 @leaf
-def fake_quantize_on_grid(real: Tensor, scale: Tensor, bits: tuple[int, ...], grid: str) -> Tensor:
+def fake_quantize_on_grid(
+    real: Tensor, scale: Tensor, bits: tuple[int, ...], grid: str, shift: int
+) -> Tensor:
     """The same for a weight that mpqtool quantized: the widths of its kernels, and odd codes, remain."""
-    y: Tensor = _on_grid(scale, bits, grid)(real)
+    y: Tensor = _on_grid(scale, bits, grid, shift)(real)
     return y
 
 
-def _on_grid(scale: Tensor, bits: tuple[int, ...], grid: str) -> WeightQuantizer:
+def _on_grid(scale: Tensor, bits: tuple[int, ...], grid: str, shift: int) -> WeightQuantizer:
     quantizer = WeightQuantizer("", bits, Grid(grid), elements=1).to(scale.device)
-    quantizer.scale = scale.expand(len(bits))
+    quantizer.scale = (scale * 2**shift).expand(len(bits))
     return quantizer
 
 
-def grid_notes(node: ir.Node) -> tuple[tuple[int, ...], str] | None:
-    """Widths of the kernels and grid of a weight, if its DequantizeLinear has notes of them; or None."""
+class GridNotes(NamedTuple):
+    """Widths of the kernels, grid, and how far the codes are shifted."""
+
+    bits: tuple[int, ...]
+    grid: str
+    shift: int
+
+
+def grid_notes(node: ir.Node) -> GridNotes | None:
+    """What the notes of a DequantizeLinear say of the weight, if it has any; or None."""
     weight = dequantized_weight(node.outputs[0]) if metadata.GRID in node.metadata_props else None
     if weight is None or len(weight.bits) != len(weight.codes):
         return None
-    return weight.bits, weight.grid.value
+    return GridNotes(weight.bits, weight.grid.value, int(node.metadata_props.get(metadata.SHIFT, "0")))

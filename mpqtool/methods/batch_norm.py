@@ -17,6 +17,7 @@ def reestimate(network: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> 
     """Replace running statistics by their average over the batches, weighted by their samples.
 
     Quantized weights jump between levels, so the moving averages of training are of several networks.
+    A batch of one sample behind others is left out: values ``(batch, channels)`` have no variance there.
 
     Args:
         network: Its BatchNormalization modules are updated in place; nothing else changes.
@@ -32,6 +33,8 @@ def reestimate(network: fx.GraphModule, batches: Iterable[Sequence[Tensor]]) -> 
     seen = 0
     try:
         for batch in batches:
+            if seen and len(batch[0]) == 1:
+                continue
             seen += len(batch[0])
             for norm in norms:
                 norm.momentum = len(batch[0]) / seen  # the running average becomes that of all samples so far

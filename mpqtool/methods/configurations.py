@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["configurations", "lsq_quantizers", "with_zero_points"]
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -72,7 +71,7 @@ def lsq_quantizers(
         )
 
     def make_activation(entry: ActivationQuant, source: fx.Node) -> nn.Module:
-        config: Any = configs.get(entry.name)
+        config = configs.get(entry.name)
         if config not in _LEARNED_OFFSET:
             return fixed_activation(entry, source)
         low = -(2 ** (entry.bits - 1)) if config in _SIGNED else 0

@@ -60,6 +60,7 @@ class _State:
 
     best: float = -math.inf
     best_epoch: int = 0
+    kept_epoch: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -125,6 +126,7 @@ class Lsq:
                 "or wider --bits."
             )
         self.network.load_state_dict(self.best)
+        self.reporter.say(f"epoch {self.state.kept_epoch} is kept")
         return self.state.history
 
     def initialize(self) -> None:
@@ -145,7 +147,7 @@ class Lsq:
         if better:
             state.best_epoch = epoch
         if metric >= state.best:  # of two that are as good, the one that was trained for longer
-            state.best = metric
+            state.best, state.kept_epoch = metric, epoch
             self.best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         row = {"epoch": epoch, **self._bits(), "held_out": metric}
         if math.isfinite(self.settings.float_metric):

@@ -13,7 +13,7 @@ from mpqtool.passes.functions import HARD_SWISH_REACH
 from mpqtool.passes.plan import ActivationQuant
 
 from .rounding import round_ste
-from .scales import gradient_scale, restore_collapsed
+from .scales import dot, gradient_scale, restrain
 
 _LEAST_REACH = 16
 """From here on, rounding real 3 to whole codes changes a scale by 3 % at most."""
@@ -52,7 +52,7 @@ class ActivationQuantizer(nn.Module):
     bits: Tensor
     zero_point: Tensor
     offset: Tensor
-    initial_scale: Tensor
+    former_scale: Tensor
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ActivationQuantizer(nn.Module):
         self.softmax_axis = softmax_axis
         self.elements = 0  # of one sample; known once a batch went through
         self.learned_scale = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
-        self.register_buffer("initial_scale", torch.tensor(torch.nan))
+        self.register_buffer("former_scale", torch.tensor(torch.nan))
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("zero_point", torch.tensor(-1 if zero_point is None else zero_point))
         self.register_buffer("offset", torch.tensor(offset))
@@ -110,12 +110,12 @@ class ActivationQuantizer(nn.Module):
     def set_numbers(self, *, scale: float, zero_point: int) -> None:
         """Set the scale that learning starts from, and the zero point."""
         self.learned_scale.fill_(scale)
-        self.initial_scale.fill_(scale)
+        self.former_scale.fill_(scale)
         self.zero_point.fill_(zero_point)
 
-    def keep_scale_positive(self) -> None:
-        """Start the scale anew if a step has taken it to 0 or below."""
-        restore_collapsed(self.learned_scale, self.initial_scale)
+    def restrain_scale(self) -> None:
+        """Limit what a step of the optimizer did to the scale."""
+        restrain(self.learned_scale, self.former_scale)
 
     def pass_through(self, x: Tensor) -> Tensor:
         """What comes out while nothing is quantized."""
@@ -171,9 +171,5 @@ class _FakeQuantize(torch.autograd.Function):
         # One fused pass: grad where n < v < p, else 0.
         grad_x = torch.ops.aten.hardtanh_backward(grad, v, -zero_point, high - zero_point)
         # sum(grad * d y / d s): y / s is rint(v) inside and n or p outside, where no v is subtracted.
-        slope = _dot(grad, y) / scale - _dot(grad_x, v)
+        slope = dot(grad, y) / scale - dot(grad_x, v)
         return grad_x, slope * damping, None, None, None
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten(), b.flatten())

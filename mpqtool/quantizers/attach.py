@@ -6,8 +6,8 @@ __all__ = [
     "activation_quantizers",
     "attach",
     "fixed_activation",
-    "keep_scales_positive",
     "read_plan",
+    "restrain_scales",
     "weight_quantizers",
 ]
 
@@ -33,7 +33,9 @@ _PREFIX = "quantizers"
 
 def fitted_weight(entry: WeightQuant, weight: Tensor) -> nn.Module:
     """A quantizer with the scales of the plan, or without any until they are fitted."""
-    quantizer = WeightQuantizer(entry.name, entry.bits, entry.grid, elements=weight[0].numel())
+    quantizer = WeightQuantizer(
+        entry.name, entry.bits, entry.grid, elements=weight[0].numel(), shift=entry.shift
+    )
     if entry.scale is not None:
         quantizer.scale.copy_(torch.tensor(entry.scale))
     return quantizer
@@ -158,11 +160,11 @@ def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | Offse
     return [m for m in module.modules() if isinstance(m, ActivationQuantizer | OffsetQuantizer)]
 
 
-def keep_scales_positive(module: nn.Module) -> None:
-    """Start every learned scale anew that a step of the optimizer has taken to 0 or below."""
+def restrain_scales(module: nn.Module) -> None:
+    """Limit what a step of the optimizer did to every learned scale."""
     for quantizer in module.modules():
         if isinstance(quantizer, ActivationQuantizer | OffsetQuantizer | LsqWeightQuantizer):
-            quantizer.keep_scale_positive()
+            quantizer.restrain_scale()
 
 
 def read_plan(module: nn.Module) -> Plan:

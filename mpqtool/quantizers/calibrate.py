@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "fit_codes"]
+__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "drawn", "fit_codes"]
 
 from collections.abc import Iterable, Sequence
 
@@ -103,18 +103,19 @@ class _Collector(fx.Interpreter):
         module = self.fetch_attr(target)
         if isinstance(module, ActivationQuantizer | OffsetQuantizer):
             if module in self.wanted:
-                flat = _in_sight(args[0], module.softmax_axis).flatten() - module.shift
-                self.kept.setdefault(module.name, []).append(_drawn(flat))
+                self.kept.setdefault(module.name, []).append(drawn(_seen(module, args[0]).flatten()))
             if module in self.wanted or not module.is_set:
                 return module.pass_through(args[0])
         return super().call_module(target, args, kwargs)
 
 
-def _in_sight(x: Tensor, softmax_axis: int | None) -> Tensor:
-    """The value with what a mask sets far below the rest no lower than Softmax can tell."""
-    if softmax_axis is None:
+def _seen(quantizer: ActivationQuantizer | OffsetQuantizer, x: Tensor) -> Tensor:
+    """What codes are to stand for: what a mask sets far below the rest, no lower than Softmax can tell."""
+    if isinstance(quantizer, OffsetQuantizer):
         return x
-    return x.maximum(x.amax(softmax_axis, keepdim=True) - _OUT_OF_SIGHT)
+    if quantizer.softmax_axis is not None:
+        x = x.maximum(x.amax(quantizer.softmax_axis, keepdim=True) - _OUT_OF_SIGHT)
+    return x - quantizer.shift
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def collect(
     for batch in batches:
         collector.run(*batch)
     graph_module.train(training)
-    samples = {name: _drawn(torch.cat(parts)).cpu().numpy() for name, parts in collector.kept.items()}
+    samples = {name: drawn(torch.cat(parts)).cpu().numpy() for name, parts in collector.kept.items()}
     for name, values in samples.items():
         if not np.isfinite(values).all():
             raise TrainingError(
@@ -142,9 +143,9 @@ def collect(
     return samples
 
 
-def _drawn(values: Tensor) -> Tensor:
-    """At most ``SAMPLES_PER_VALUE`` of the values, always the same; every n-th could miss whole channels."""
-    if len(values) <= SAMPLES_PER_VALUE:
+def drawn(values: Tensor, most: int = SAMPLES_PER_VALUE) -> Tensor:
+    """At most so many of the values, always the same; every n-th could miss whole channels."""
+    if len(values) <= most:
         return values
-    drawn = torch.randint(len(values), (SAMPLES_PER_VALUE,), generator=torch.Generator().manual_seed(0))
-    return values[drawn.to(values.device)]
+    places = torch.randint(len(values), (most,), generator=torch.Generator().manual_seed(0))
+    return values[places.to(values.device)]

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpqtool.passes.arithmetic import code_range, fit_weight_scale
+from mpqtool.passes.arithmetic import NOTHING, code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid
 
+from .calibrate import drawn
 from .learned_offset import OffsetQuantizer
 
 INITS = ("lsq+", "mse", "lsq", "minmax")
@@ -33,9 +34,10 @@ def initial_weight_scale(weight: Tensor, bits: int, grid: Grid, init: str, *, pe
     with the signed mean (the paper's "same as <|w|>" would make it 27 % too large).
     ``mse``: the least squared error.
     ``lsq``: ``2 mean(|w|) / sqrt(p)``; Esser et al., Learned Step Size Quantization, section 2.1.
-    ``minmax``: ``(max - min) / (p - n)``; Bhalgat et al., LSQ+, equation 7.
+    ``minmax``: the smallest scale that clips nothing. Not ``(max - min) / (p - n)``, equation 7 of LSQ+:
+    weights have no offset that would bring a range without 0, as that of a single element, onto the grid.
 
-    On the odd grid, whose levels are two codes apart, each is half of that.
+    On the odd grid, whose levels are two codes apart, ``lsq+`` and ``lsq`` are half of that.
 
     Args:
         weight: ``(kernels, ...)``, float32.
@@ -45,7 +47,8 @@ def initial_weight_scale(weight: Tensor, bits: int, grid: Grid, init: str, *, pe
         per_kernel: Whether each kernel has a scale of its own.
 
     Returns:
-        ``(kernels,)`` or ``(1,)``, positive; 1 where all weights are 0.
+        ``(kernels,)`` or ``(1,)``, positive. Where all weights are 0, it is 1, or ``NOTHING`` on a grid
+        without 0.
     """
     rows = weight.detach().flatten(1) if per_kernel else weight.detach().reshape(1, -1)
     odd = grid is Grid.ODD and bits < 8
@@ -60,9 +63,11 @@ def initial_weight_scale(weight: Tensor, bits: int, grid: Grid, init: str, *, pe
         largest = (levels - 1) / 2 if odd else code_range(bits, grid)[1]  # in steps, as the paper counts
         step = 2 * rows.abs().mean(1) / largest**0.5
     else:
-        step = (rows.amax(1) - rows.amin(1)) / (levels - 1)
+        low, high = code_range(bits, grid)
+        covering = torch.maximum(rows.amax(1) / high, rows.amin(1) / low)
+        step = 2 * covering if odd else covering
     scale = step / 2 if odd else step
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.where(scale > 0, scale, NOTHING if odd else 1.0)
 
 
 def initial_activation(
@@ -110,15 +115,16 @@ def _covering(smallest: float, largest: float, low: int, high: int, offset: bool
     if offset:
         scale = (largest - smallest) / (high - low)
         return _Numbers(scale, smallest - low * scale)
-    needed = [largest / high if high else 0.0, smallest / low if low else 0.0]
-    return _Numbers(max(max(needed), 1e-30), 0.0)
+    needed = max(largest / high if high else 0.0, smallest / low if low else 0.0)
+    # Values with no code on their side become 0 now; should training move them, the scale is of their size.
+    return _Numbers(needed or max(largest, -smallest) / max(high, 1), 0.0)
 
 
 def _least_error(
     x: NDArray[np.float32], smallest: float, largest: float, low: int, high: int, offset: bool
 ) -> tuple[float, float]:
     values = torch.from_numpy(x).flatten()
-    few = values[:: max(1, len(values) // _TRIED)]
+    few = drawn(values, _TRIED)
     shrinks = [step / _SHRINKS for step in range(_SHRINKS, 0, -1)]
     tried = [
         _covering(smallest * below, largest * above, low, high, offset)
@@ -145,7 +151,7 @@ def _refined(values: Tensor, start: _Numbers, low: int, high: int, offset: bool)
         y, zero = quantizer(values)
         (y + zero - values).square().mean().backward()
         optimizer.step()
-        quantizer.keep_scale_positive()
+        quantizer.restrain_scale()
     end = _Numbers(float(quantizer.learned_scale.detach()), float(quantizer.beta.detach()))
     best = min((start, end), key=lambda numbers: _error(values, numbers, low, high))
     return best.scale, best.beta

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mpqtool.passes.plan import ActivationQuant
 
-from .scales import gradient_scale, restore_collapsed
+from .scales import dot, gradient_scale, restrain
 
 
 class OffsetQuantizer(nn.Module):
@@ -40,11 +40,7 @@ class OffsetQuantizer(nn.Module):
     """
 
     bits: Tensor
-    initial_scale: Tensor
-
-    softmax_axis = None
-    shift = 0.0
-    nonnegative = False
+    former_scale: Tensor
 
     def __init__(self, name: str, bits: int, *, low: int, learned: bool = True) -> None:
         super().__init__()
@@ -54,7 +50,7 @@ class OffsetQuantizer(nn.Module):
         self.learned_scale = nn.Parameter(torch.tensor(torch.nan))  # set by the initialization
         self.beta = nn.Parameter(torch.tensor(0.0), requires_grad=learned)
         self.register_buffer("bits", torch.tensor(bits))
-        self.register_buffer("initial_scale", torch.tensor(torch.nan))
+        self.register_buffer("former_scale", torch.tensor(torch.nan))
 
     @property
     def scale(self) -> Tensor:
@@ -70,12 +66,12 @@ class OffsetQuantizer(nn.Module):
     def set_numbers(self, *, scale: float, beta: float) -> None:
         """Set the scale and the offset that learning starts from."""
         self.learned_scale.fill_(scale)
-        self.initial_scale.fill_(scale)
+        self.former_scale.fill_(scale)
         self.beta.fill_(beta)
 
-    def keep_scale_positive(self) -> None:
-        """Start the scale anew if a step has taken it to 0 or below."""
-        restore_collapsed(self.learned_scale, self.initial_scale)
+    def restrain_scale(self) -> None:
+        """Limit what a step of the optimizer did to the scale."""
+        restrain(self.learned_scale, self.former_scale)
 
     def pass_through(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What comes out while nothing is quantized: the value, and no offset."""
@@ -130,11 +126,7 @@ class _QuantizeWithOffset(torch.autograd.Function):
         total = grad.sum()
         grad_r = grad_zero - total  # r is taken off every element of y
         # sum(grad * x_bar) less what is inside: y / s + code0 is x_bar.
-        slope = _dot(grad, y) / scale + total * code0 - _dot(grad_x, v)
+        slope = dot(grad, y) / scale + total * code0 - dot(grad_x, v)
         slope = slope + grad_r * (code0 - inside0 * v0)
         shift = total - grad_x.sum() + grad_r * (1 - inside0)
         return grad_x, slope * damping, shift * damping, None, None, None
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten(), b.flatten())

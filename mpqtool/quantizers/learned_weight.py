@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mpqtool.passes.arithmetic import code_range
 from mpqtool.passes.plan import Grid, WeightQuant
 
-from .scales import gradient_scale, restore_collapsed
+from .scales import gradient_scale, restrain
 
 _ODD = math.sqrt(2) / 4
 """From ``1 / sqrt(N * p)`` in codes to the same in steps of two codes, of half the scale twice."""
@@ -40,7 +40,7 @@ class LsqWeightQuantizer(nn.Module):
     """
 
     bits: Tensor
-    initial_scale: Tensor
+    former_scale: Tensor
 
     def __init__(
         self, name: str, bits: int, grid: Grid, *, kernels: int, elements: int, per_kernel: bool
@@ -54,17 +54,17 @@ class LsqWeightQuantizer(nn.Module):
         self.damping = gradient_scale(kernels * elements // scales, self.high) * (_ODD if self.odd else 1)
         self.scale = nn.Parameter(torch.full((scales,), torch.nan))  # set by the initialization
         self.register_buffer("bits", torch.full((kernels,), bits))
-        self.register_buffer("initial_scale", torch.full((scales,), torch.nan))
+        self.register_buffer("former_scale", torch.full((scales,), torch.nan))
 
     @torch.no_grad()
     def set_scale(self, scale: Tensor) -> None:
         """Set the scale that learning starts from, ``(kernels,)`` or ``(1,)``."""
         self.scale.copy_(scale)
-        self.initial_scale.copy_(scale)
+        self.former_scale.copy_(scale)
 
-    def keep_scale_positive(self) -> None:
-        """Start every scale anew that a step has taken to 0 or below."""
-        restore_collapsed(self.scale, self.initial_scale)
+    def restrain_scale(self) -> None:
+        """Limit what a step of the optimizer did to the scales."""
+        restrain(self.scale, self.former_scale)
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.scale.view(-1, *[1] * (weight.ndim - 1))

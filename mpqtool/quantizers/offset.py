@@ -7,6 +7,7 @@ __all__ = ["add_offset", "fold_offset", "hand_on_offset"]
 from typing import Any
 
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from mpqtool.importer.padding import pad
 from mpqtool.passes.placement import CLAMPS, PASS_THROUGH
@@ -42,7 +43,7 @@ def hand_on_offset(graph: fx.Graph, source: fx.Node, offset: float | fx.Node, pa
     """
     for user in tuple(source.users):
         op = user.meta.get("onnx_op")
-        if op in _LAYERS and user.args[0] is source:
+        if op in _LAYERS and user.args[0] is source and _has_constant_weight(user):
             with graph.inserting_before(user):
                 _change(graph, user, offset, padding)
         elif op in PASS_THROUGH and op not in CLAMPS and not _adds_numbers(user):
@@ -50,6 +51,18 @@ def hand_on_offset(graph: fx.Graph, source: fx.Node, offset: float | fx.Node, pa
         elif isinstance(offset, fx.Node):
             with graph.inserting_before(user):
                 user.replace_input_with(source, _added(graph, source, offset))
+
+
+def _has_constant_weight(layer: fx.Node) -> bool:
+    """Whether a Conv or Gemm multiplies by a constant ``(kernels, ...)``, as ``placement.is_weighted`` asks.
+
+    With a computed one, or in another form, it multiplies the real value.
+    """
+    weight = layer.args[1]
+    if isinstance(weight, fx.Node) and weight.op == "call_module":  # its quantizer
+        weight = weight.args[0]
+    canonical = layer.meta["onnx_op"] != "Gemm" or layer.target is F.linear
+    return canonical and isinstance(weight, fx.Node) and weight.op == "get_attr"
 
 
 def _adds_numbers(move: fx.Node) -> bool:

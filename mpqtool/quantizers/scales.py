@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["gradient_scale", "restore_collapsed"]
+__all__ = ["dot", "gradient_scale", "restrain"]
 
 import math
 
 import torch
 from torch import Tensor
 
-_COLLAPSED = 1e-6
-"""Share of its initial value below which a scale has collapsed."""
+_MOST = 0.05
+"""How far one step of the optimizer may move a scale, as a share of it."""
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the products of two tensors of the same shape, ``()``."""
+    return torch.dot(a.flatten(), b.flatten())
 
 
 def gradient_scale(elements: int, largest: int) -> float:
@@ -26,11 +31,17 @@ def gradient_scale(elements: int, largest: int) -> float:
 
 
 @torch.no_grad()
-def restore_collapsed(scale: Tensor, initial: Tensor) -> None:
-    """Set scales that a step has taken to 0 or below, or nearly so, back to where they began.
+def restrain(scale: Tensor, former: Tensor) -> None:
+    """Keep scales within ``_MOST`` of what they were before a step of the optimizer; so they stay positive.
+
+    Behind a layer comes normalization, so its gradients grow as its scale falls: one step too many, and the
+    next throws the scale, and then the weights, out of all proportion. The first layer of a network, 8 bits
+    before 2-bit ones, fell to 0.6 % of its scale in 18 steps like that; where it does not happen, the limit
+    is not reached.
 
     Args:
-        scale: Any shape; changed in place.
-        initial: The same shape, positive.
+        scale: After the step, any shape; changed in place.
+        former: Before it, the same shape, positive; becomes the new ``scale``.
     """
-    scale.copy_(torch.where(scale < _COLLAPSED * initial, initial, scale))
+    scale.copy_(torch.minimum(torch.maximum(scale, former * (1 - _MOST)), former * (1 + _MOST)))
+    former.copy_(scale)

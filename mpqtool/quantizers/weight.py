@@ -28,6 +28,7 @@ class WeightQuantizer(nn.Module):
         bits: One width per kernel, 0 to 8.
         grid: Which integers the codes are.
         elements: Weights of one kernel.
+        shift: What files and integers shift the codes by; see ``WeightQuant``.
 
     Shape:
         Input and output ``(kernels, ...)``, float32. ``scale`` and ``bits``: ``(kernels,)``.
@@ -36,9 +37,11 @@ class WeightQuantizer(nn.Module):
     bits: Tensor
     scale: Tensor
 
-    def __init__(self, name: str, bits: tuple[int, ...], grid: Grid, *, elements: int) -> None:
+    def __init__(
+        self, name: str, bits: tuple[int, ...], grid: Grid, *, elements: int, shift: int = 0
+    ) -> None:
         super().__init__()
-        self.name, self.grid = name, grid
+        self.name, self.grid, self.shift = name, grid, shift
         self.elements = elements
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("scale", torch.full((len(bits),), torch.nan))  # set by fit or load
@@ -88,6 +91,7 @@ class WeightQuantizer(nn.Module):
             bits=tuple(self.bits.tolist()),
             grid=self.grid,
             scale=tuple(self.scale.double().tolist()),
+            shift=self.shift,
         )
 
 

@@ -70,6 +70,8 @@ def _render(result: ResultFile, activations: list[ActivationQuant], warnings: li
     metric = words.METRICS.get(result.metric.name or "", "Metric")
     unit = "dB" if result.metric.name == "sqnr_db" else "%"
     shown = ranges(activations)
+    search = [row for row in result.history if row.get("phase") != "integers"]
+    integers = next((row for row in result.history if row.get("phase") == "integers"), None)
     return environment.get_template("page.html").render(
         r=result,
         unit=f" {unit}",
@@ -77,8 +79,9 @@ def _render(result: ResultFile, activations: list[ActivationQuant], warnings: li
         name=pathlib.PurePath(result.model.path).name,
         verdict=words.verdict(result),
         drop=words.drop(result),
-        history=charts.history(result.history, f"{metric} on held-out data, {unit}"),
-        kept=charts.kept_epoch(result.history),
+        history=charts.history(search, f"{metric} on held-out data, {unit}"),
+        kept=charts.kept_epoch(search),
+        integers=integers,
         distribution=charts.distribution(result.bits.layers),
         layers=[(layer, charts.segments(layer), charts.mean_bits(layer)) for layer in result.bits.layers],
         ranges=[part for part in (shown[:_OPEN_RANGES], shown[_OPEN_RANGES:]) if part],

@@ -7,7 +7,7 @@ __all__ = ["PackWeightsPass", "arrange", "codes_of", "fields_of", "pack_fields",
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +31,7 @@ class PackWeightsPass(ir.passes.InPlacePass):
     """Replace the codes of all weights with streams of bits, one for every width that kernels have.
 
     A stream holds the kernels of one width of all weights, one behind the other, each code in ``width``
-    bits. ``Unpack(data, width, count)`` expands it, and Split cuts it up again. A weight whose kernels
+    bits. ``Unpack(data, width, count, shift)`` expands it, and Split cuts it up again. A weight whose kernels
     differ in width is put together from several streams, sorted by width, and ``Arrange(codes, kernels,
     shape)`` brings the kernels into order: ``kernels`` has for each, in one to four bits, which of the widths
     of the weight it has; these are streams too. So the number of nodes grows by a few for each weight,
@@ -49,7 +49,7 @@ class PackWeightsPass(ir.passes.InPlacePass):
         weights = list({id(w.value): w for w in map(_weight, model.graph) if w is not None}.values())
         if not weights:
             return ir.passes.PassResult(model, modified=False)
-        streams: dict[tuple[str, int], list[NDArray[Any]]] = {}
+        streams: dict[_Key, list[NDArray[Any]]] = {}
         for weight in weights:
             for key, numbers in weight.parts():
                 streams.setdefault(key, []).append(numbers)
@@ -64,6 +64,14 @@ class PackWeightsPass(ir.passes.InPlacePass):
         model.graph.opset_imports[metadata.DOMAIN] = metadata.PACKED
         logger.info("Packed %d weights", len(weights))
         return ir.passes.PassResult(model, modified=True)
+
+
+class _Key(NamedTuple):
+    """Which stream: what it holds, in how many bits, and how far codes are shifted to the left behind it."""
+
+    kind: str
+    width: int
+    shift: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +95,23 @@ class _Weight:
         """Which of ``widths`` each kernel has."""
         return np.searchsorted(self.widths, self.bits).astype(np.uint8)
 
-    def parts(self) -> Iterator[tuple[tuple[str, int], NDArray[Any]]]:
+    def shift(self, width: int) -> int | None:
+        """How far the codes of kernels of a width are shifted, at least; None: on no such grid."""
+        codes = self.codes[self.bits == width]
+        shifts = (s for s in range(9 - width) if not np.any(codes % (1 << s)))
+        return next((s for s in shifts if _are_on_grid(codes >> s, width, self.grid)), None)
+
+    def parts(self) -> Iterator[tuple[_Key, NDArray[Any]]]:
         """What it adds to which stream: codes by width, and the widths of the kernels, as fields."""
         for width in self.widths:
             if width:
                 kind = Grid.ODD if self.grid is Grid.ODD and width < 8 else Grid.SIGNED  # also of FULL
-                yield (kind.value, width), fields_of(self.codes[self.bits == width].ravel(), width, self.grid)
+                shift = self.shift(width)
+                assert shift is not None  # _weight has looked
+                codes = self.codes[self.bits == width].ravel() >> shift
+                yield _Key(kind.value, width, shift), fields_of(codes, width, self.grid)
         if len(self.widths) > 1:
-            yield (_KERNELS, (len(self.widths) - 1).bit_length()), self.kernels
+            yield _Key(_KERNELS, (len(self.widths) - 1).bit_length()), self.kernels
 
 
 def fields_of(codes: NDArray[np.integer[Any]], width: int, grid: Grid) -> NDArray[np.uint8]:
@@ -158,12 +175,12 @@ def _weight(node: ir.Node) -> _Weight | None:
     flat = stored.reshape(len(stored), -1).astype(np.int16) - np.int16(zero)
     grid = Grid(node.metadata_props[metadata.GRID])
     weight = _Weight(value, flat, bits, grid, stored.shape, zero == _UNSIGNED_ZERO)
-    if not all(_are_on_grid(flat[bits == width], width, grid) for width in weight.widths):
+    if any(weight.shift(width) is None for width in weight.widths):
         raise ModelError(
             f"Cannot pack weight {node.metadata_props[metadata.WEIGHT]!r}: it holds codes that kernels of "
             f"the noted widths cannot have on the {grid} grid. The file was changed by hand; make it again."
         )
-    needed = sum(-(-len(numbers) * width // 8) + 8 for (_, width), numbers in weight.parts())
+    needed = sum(-(-len(numbers) * key.width // 8) + 8 for key, numbers in weight.parts())
     return weight if needed + 8 * stored.ndim < stored.nbytes else None
 
 
@@ -175,12 +192,12 @@ def _are_on_grid(codes: NDArray[np.int16], width: int, grid: Grid) -> bool:
 
 
 def _unpack(
-    graph: ir.Graph, key: tuple[str, int], parts: Sequence[NDArray[Any]], nodes: list[ir.Node]
+    graph: ir.Graph, key: _Key, parts: Sequence[NDArray[Any]], nodes: list[ir.Node]
 ) -> Sequence[ir.Value]:
     """Write a stream into the graph, and the nodes that expand it and cut it into its parts."""
-    kind, width = key
+    kind, width, shift = key
     fields = np.concatenate(parts)
-    name = f"{kind}{width}"
+    name = f"{kind}{width}" + (f".{shift}" if shift else "")
     if width == 8:  # whole bytes: int8 as they are
         whole = constant(graph, f"{name}.packed", codes_of(fields, 8, Grid.SIGNED))
     else:
@@ -190,6 +207,8 @@ def _unpack(
             constant(graph, f"width{width}", np.array([width], np.uint8)),
             constant(graph, f"fields{len(fields)}", np.array([len(fields)], _small(len(fields)))),
         ]
+        if kind != _KERNELS:
+            inputs.append(constant(graph, f"shift{shift}", np.array([shift], np.uint8)))
         dtype = ir.DataType.UINT8 if kind == _KERNELS else ir.DataType.INT8
         whole = _node(graph, nodes, function, inputs, name, dtype, domain=metadata.DOMAIN)
     if len(parts) == 1:
@@ -204,12 +223,12 @@ def _unpack(
 
 
 def _put_together(
-    graph: ir.Graph, weight: _Weight, values: dict[tuple[str, int], ir.Value], nodes: list[ir.Node]
+    graph: ir.Graph, weight: _Weight, values: dict[_Key, ir.Value], nodes: list[ir.Node]
 ) -> None:
     """Write the nodes that make a weight of its parts, and let them take its place."""
     old, int8 = weight.value, ir.DataType.INT8
     name = str(old.name)
-    found = [value for (kind, _), value in values.items() if kind != _KERNELS]
+    found = [value for key, value in values.items() if key.kind != _KERNELS]
     if 0 in weight.widths:
         count = int((weight.bits == 0).sum()) * weight.codes.shape[1]
         shape = constant(graph, f"count{count}", np.array([count]))
@@ -218,7 +237,7 @@ def _put_together(
     codes = (
         found[0] if len(found) == 1 else _node(graph, nodes, "Concat", found, f"{name}.sorted", int8, axis=0)
     )
-    kernels = next((value for (kind, _), value in values.items() if kind == _KERNELS), None)
+    kernels = next((value for key, value in values.items() if key.kind == _KERNELS), None)
     named = "x".join(map(str, weight.shape))
     if kernels is None:
         shape = constant(graph, f"shape.{named}", np.array(weight.shape))

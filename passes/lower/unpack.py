@@ -58,23 +58,25 @@ def _fields() -> ir.Function:
 
 
 def _codes(grid: Grid) -> ir.Function:
-    """``codes = Unpack(data, width, count)``: int8 ``(count,)``, of 1 to 7 bits.
+    """``codes = Unpack(data, width, count, shift)``: int8 ``(count,)``, of 1 to 7 bits, times ``2**shift``.
 
-    ``2 * field + 129 - 2**b`` (odd grid) and ``field + 128 - 2**(b - 1)`` are ``code + 128``, in 0 to 255;
-    that is the byte of the code with its first bit turned over.
+    ``2 * field + 1 - 2**b`` (odd grid) and ``field - 2**(b - 1)`` are the code. Times ``2**shift``, and with
+    128 added, it is in 0 to 255: the byte of the result with its first bit turned over.
     """
-    data, width, count = (ir.Value(name=name) for name in ("d", "w", "n"))
+    data, width, count, shift = (ir.Value(name=name) for name in ("d", "w", "n", "s"))
     body = _Body()
-    fields = body(FIELDS, data, width, count)
+    fields = body("BitShift", body(FIELDS, data, width, count), shift, direction="LEFT")
     if grid is Grid.ODD:
         fields = body("BitShift", fields, body.byte(1), direction="LEFT")
-        offsets = [(129 - 2**b) % 256 for b in _WIDTHS]
+        lowest = [1 - 2**b for b in _WIDTHS]
     else:
-        offsets = [128, *(128 - 2 ** (b - 1) for b in _WIDTHS[1:])]
-    offset = body("Gather", body.constant(np.array(offsets, np.uint8)), body("Cast", width, to=_I64))
-    above = body("Add", fields, offset)  # code + 128
+        lowest = [0, *(-(2 ** (b - 1)) for b in _WIDTHS[1:])]
+    low = body("Gather", body.const(lowest), body("Cast", width, to=_I64))
+    times = body("Gather", body.const([2**s for s in _WIDTHS]), body("Cast", shift, to=_I64))
+    offset = body("Add", body("Mul", low, times), body.const(128))
+    above = body("Add", fields, body("Cast", offset, to=_U8))  # code * 2**shift + 128
     result = body("Cast", body("BitwiseXor", above, body.byte(128)), to=_I8)
-    return body.function(UNPACK[grid], [data, width, count], result)
+    return body.function(UNPACK[grid], [data, width, count, shift], result)
 
 
 def _arrange() -> ir.Function:

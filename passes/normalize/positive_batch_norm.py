@@ -4,21 +4,22 @@ from __future__ import annotations
 
 __all__ = ["PositiveBatchNormPass"]
 
+import itertools
 import logging
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..values import array, gathered_names, own, set_array
+from ..values import array, gathered_names, int_attribute, is_op, only_user, own
 from .fold_batch_norm import Fold, match_fold
 
 logger = logging.getLogger(__name__)
 
-_BIAS = 2
-"""Which input of a Conv or Gemm."""
-_GAMMA, _MEAN = 1, 3
-"""Which inputs of BatchNormalization."""
+_FACTOR, _SHIFT = 1, 2
+"""Which inputs of a Conv, a Gemm or BatchNormalization: turning both turns the result."""
+_MEAN = 3
+"""Which input of BatchNormalization."""
 
 
 class PositiveBatchNormPass(ir.passes.InPlacePass):
@@ -31,10 +32,13 @@ class PositiveBatchNormPass(ir.passes.InPlacePass):
 
     bit for bit, as floats round alike on both sides of 0. Folded, both give the same weights and biases.
 
-    A bias, ``gamma`` or ``mean`` that other nodes use, or that BatchNormalization takes twice, is copied as
-    ``<weight>_bias``, ``<weight>_gamma`` or ``<weight>_mean``.
+    Where one normalization is behind another, ``gamma`` and ``beta`` of that are turned in the place of ``w``
+    and ``b``; the last one comes first.
 
-    Left alone: what ``FoldBatchNormPass`` leaves alone; so is a BatchNormalization behind another one.
+    A bias, ``gamma``, ``beta`` or ``mean`` that other nodes use, or that BatchNormalization takes twice, is
+    copied as ``<weight>_bias``, ``<weight>_gamma``, ``<weight>_beta`` or ``<weight>_mean``.
+
+    Left alone: what ``FoldBatchNormPass`` leaves alone.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -43,25 +47,39 @@ class PositiveBatchNormPass(ir.passes.InPlacePass):
             for node in model.graph:
                 fold = match_fold(node)
                 if fold is not None:
-                    turned += _turn(node, fold)
+                    turned += _turn_chain(node, fold)
         if turned:
-            logger.info("Turned the sign of %d kernels before BatchNormalization", turned)
+            logger.info("Turned the sign of %d channels before BatchNormalization", turned)
         return ir.passes.PassResult(model, modified=bool(turned))
 
 
-def _turn(norm: ir.Node, fold: Fold) -> int:
-    """Turn the kernels of one layer that have a negative gamma; return how many."""
-    layer, weight = fold.layer, fold.weight
-    gamma, kernels = array(norm.inputs[_GAMMA]), array(weight)
-    assert gamma is not None  # match_fold has looked
-    assert kernels is not None
+def _turn_chain(norm: ir.Node, fold: Fold) -> int:
+    """Turn what is before each normalization of one layer, the last one first; return how many channels."""
+    chain = [fold.layer, norm]
+    while (user := only_user(chain[-1].outputs[0])) is not None and _is_constant(user):
+        chain.append(user)
+    pairs = reversed(list(itertools.pairwise(chain)))
+    return sum(_turn(before, behind, str(fold.weight.name)) for before, behind in pairs)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    """Whether the node is a BatchNormalization of constant parameters, which will be folded after another."""
+    constant = all(array(value) is not None for value in node.inputs[1:])
+    return is_op(node, "BatchNormalization") and constant and not int_attribute(node, "training_mode", 0)
+
+
+def _turn(before: ir.Node, norm: ir.Node, weight: str) -> int:
+    """Turn the channels of a layer or normalization that have a negative gamma behind; return how many."""
+    gamma = array(norm.inputs[_FACTOR])
+    assert gamma is not None  # the callers have looked
     signs = np.where(gamma < 0, np.float32(-1), np.float32(1))
     turned = int((gamma < 0).sum())
     if turned:
-        set_array(weight, kernels * signs.reshape(-1, *[1] * (kernels.ndim - 1)))
-        _multiply(layer, _BIAS, signs, copy=f"{weight.name}_bias")
-        _multiply(norm, _GAMMA, signs, copy=f"{weight.name}_gamma")
-        _multiply(norm, _MEAN, signs, copy=f"{weight.name}_mean")
+        names = ("gamma", "beta") if is_op(before, "BatchNormalization") else ("weight", "bias")
+        _multiply(before, _FACTOR, signs, copy=f"{weight}_{names[0]}")
+        _multiply(before, _SHIFT, signs, copy=f"{weight}_{names[1]}")
+        _multiply(norm, _FACTOR, signs, copy=f"{weight}_gamma")
+        _multiply(norm, _MEAN, signs, copy=f"{weight}_mean")
     return turned
 
 
@@ -70,5 +88,8 @@ def _multiply(node: ir.Node, index: int, signs: NDArray[np.float32], *, copy: st
     value = node.inputs[index] if index < len(node.inputs) else None
     numbers, graph = array(value), node.graph
     assert isinstance(graph, ir.Graph)  # the caller iterates over one
-    if value is not None and numbers is not None:
-        node.replace_input_with(index, own(graph, value, numbers * signs, users=[node], copy=copy))
+    if value is None or numbers is None:
+        return
+    if index == _FACTOR:  # kernels are along the first axis, entries of a bias along the last
+        signs = signs.reshape(-1, *[1] * (numbers.ndim - 1))
+    node.replace_input_with(index, own(graph, value, numbers * signs, users=[node], copy=copy))

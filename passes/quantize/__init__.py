@@ -1,5 +1,6 @@
 """Plan and float graph to QDQ graph, and back."""
 
+from .biases import with_fine_biases, with_room_for_shifts
 from .complete import check_fits, complete, raise_dead_scales
 from .extract import extract
 from .insert import InsertQdqPass
@@ -14,4 +15,6 @@ __all__ = [
     "raise_dead_scales",
     "snap",
     "with_exact_sums",
+    "with_fine_biases",
+    "with_room_for_shifts",
 ]

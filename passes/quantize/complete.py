@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_fits", "complete", "raise_dead_scales"]
+__all__ = ["WeightUser", "check_fits", "complete", "raise_dead_scales", "weight_users"]
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _LARGEST_BIAS = 2.0**30
 _LARGEST_ACCUMULATOR = 2**31 - 1
 
 
-class _User(NamedTuple):
+class WeightUser(NamedTuple):
     """An operator that uses a weight.
 
     ``low`` and ``high`` bound ``code - zero_point`` of its input, ``offset`` is that of the input. The offset
@@ -118,16 +118,21 @@ def _complete_weight(
     weight = model.graph.initializers[planned.name]
     numbers = array(weight)
     assert numbers is not None  # place() only names initializers
-    users = list(_users(plan, found, weight))
+    users = list(weight_users(plan, found, weight))
     scale = np.asarray(planned.scale, np.float32) if planned.scale is not None else None
     if scale is None:
         scale = arithmetic.fit_weight_scale(numbers, planned.bits, planned.grid)
-        scale = np.maximum(scale, _least_scale(users, len(scale)))
-    codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
+        scale = np.maximum(scale, _least_scale(users, len(scale)) * 2**planned.shift)
+    codes, unit = arithmetic.quantize_shifted(numbers, scale, planned.bits, planned.grid, planned.shift)
+    if np.any(codes != codes.astype(np.int8)):
+        raise PlanError(
+            f"Plan does not fit the model: weight {planned.name!r} has codes up to {np.abs(codes).max()} "
+            f"with shift {planned.shift}, allowed -128 to 127. Lower its shift."
+        )
     for user in users:
-        bound = arithmetic.accumulator_bound(codes, user.bias_codes(scale, codes), user.low, user.high)
+        bound = arithmetic.accumulator_bound(codes, user.bias_codes(unit, codes), user.low, user.high)
         if bound > _LARGEST_ACCUMULATOR:
-            needed = float(_least_scale(users, len(scale)).max())
+            needed = float(_least_scale(users, len(scale)).max()) * 2**planned.shift
             raise PlanError(
                 f"Plan does not fit the model: the accumulator of {user.name!r} can reach {bound}, "
                 f"allowed {_LARGEST_ACCUMULATOR}. Raise the scales of weight {planned.name!r} "
@@ -149,14 +154,14 @@ def raise_dead_scales(model: ir.Model, plan: Plan) -> Plan:
     found = entries(model, plan)
     weights = []
     for planned in plan.weights:
-        users = list(_users(plan, found, model.graph.initializers[planned.name]))
+        users = list(weight_users(plan, found, model.graph.initializers[planned.name]))
         least = _least_scale(users, len(planned.bits))
         scale = np.maximum(np.asarray(planned.scale, np.float32), least)
         weights.append(planned.model_copy(update={"scale": tuple(float(s) for s in scale)}))
     return plan.replaced(weights=weights)
 
 
-def _least_scale(users: Iterable[_User], kernels: int) -> np.ndarray:
+def _least_scale(users: Iterable[WeightUser], kernels: int) -> np.ndarray:
     """The smallest scale of each kernel at which its biases fit, with half of int32 to spare."""
     least = np.zeros(kernels, np.float32)
     for user in users:
@@ -164,7 +169,8 @@ def _least_scale(users: Iterable[_User], kernels: int) -> np.ndarray:
     return least
 
 
-def _users(plan: Plan, found: dict[str, ActivationQuant], weight: ir.Value) -> Iterable[_User]:
+def weight_users(plan: Plan, found: dict[str, ActivationQuant], weight: ir.Value) -> Iterable[WeightUser]:
+    """Every operator that multiplies quantized values by a weight."""
     for use in weight.uses():
         node = use.node
         source = node.inputs[0]
@@ -176,7 +182,7 @@ def _users(plan: Plan, found: dict[str, ActivationQuant], weight: ir.Value) -> I
         numbers = array(node.inputs[2]) if len(node.inputs) > 2 else None
         bias = np.zeros(1) if numbers is None else numbers.astype(np.float64)
         result = plan.activation(str(chain_end(node).name))
-        yield _User(
+        yield WeightUser(
             name=str(node.name),
             bias=bias - (0.0 if result is None else result.offset),
             x_scale=activation.scale,

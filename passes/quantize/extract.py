@@ -99,12 +99,14 @@ def _restore_constant(graph: ir.Graph, node: ir.Node, weights: dict[str, WeightQ
             "Quantize weights symmetrically, kernel by kernel."
         )
     if weight is not None:
+        shift = int(node.metadata_props.get(metadata.SHIFT, "0"))
         with _readable(name):
             weights[name] = WeightQuant(
                 name=name,
                 bits=weight.bits,
                 grid=weight.grid,
-                scale=tuple(float(s) for s in weight.scale),
+                scale=tuple(float(s) * 2**shift for s in weight.scale),
+                shift=shift,
             )
     numbers = _dequantized(node, name)
     real.name = None

@@ -160,20 +160,24 @@ def _quantize_weight(graph: ir.Graph, planned: WeightQuant, found: dict[str, Act
     weight = graph.initializers[planned.name]
     numbers = array(weight)
     assert numbers is not None
-    scale = np.asarray(planned.scale, np.float32)
-    codes = arithmetic.quantize_weight(numbers, scale, planned.bits, planned.grid)
+    assert planned.scale is not None  # requires() has looked
+    codes, scale = arithmetic.quantize_shifted(
+        numbers, planned.scale, planned.bits, planned.grid, planned.shift
+    )
     notes = {
         metadata.NAME: planned.name,
         metadata.BITS: metadata.digits(planned.bits),
         metadata.GRID: planned.grid.value,
     }
+    if planned.shift:
+        notes[metadata.SHIFT] = str(planned.shift)
     users = [use.node for use in weight.uses() if use.idx == 1]
     for node in users:
         source = node.inputs[0]
         activation = found.get(str(source.name)) if source is not None else None
         if activation is not None:
             _quantize_bias(graph, node, activation, scale, codes)
-    _replace_initializer(graph, weight, codes, scale, np.zeros(len(scale), np.int8), notes)
+    _replace_initializer(graph, weight, codes.astype(np.int8), scale, np.zeros(len(scale), np.int8), notes)
 
 
 def _quantize_bias(

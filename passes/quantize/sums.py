@@ -16,16 +16,20 @@ from ..placement import chain_end
 from ..plan import ActivationQuant, Plan
 from ..values import is_activation, is_op
 
+_SLIGHT = 2.0**-9
+"""How far a scale may move, as a share of it: then no value moves by more than half a code of 8 bits."""
+
 
 def with_exact_sums(model: ir.Model, plan: Plan) -> Plan:
     """The plan with the scales of summands moved to where their ratio to that of the sum is on the grid.
 
     QLinearAdd gets ratios rounded by ``arithmetic.add_ratios``, which can take a sum across a boundary of
-    rounding that the QDQ file, with the scales as they are, does not cross. A scale moves by about a part in
-    ``2**15``; then both files round the same number.
+    rounding that the QDQ file, with the scales as they are, does not cross. A scale near that of the sum
+    moves by about a part in ``2**15``; then both files round the same number.
 
-    Left alone are a scale that is in step with another sum already, one that HardSwish asks for, and summands
-    that a constant is multiplied with in between.
+    Left alone are a scale that is in step with another sum already, one that HardSwish asks for, one so far
+    below that of the sum that it would have to move by more than ``_SLIGHT``, and summands that a constant is
+    multiplied with in between.
 
     Args:
         model: Normal graph with BatchNormalization folded; not changed.
@@ -44,9 +48,12 @@ def with_exact_sums(model: ir.Model, plan: Plan) -> Plan:
         if first is None or second is None or result is None:
             continue
         ratios = arithmetic.add_ratios(scales[first], scales[second], scales[result])
+        ratios = arithmetic.add_ratios(*ratios, 1)  # rounded up, they can ask for the next coarser grid
         for name, ratio in zip((first, second), ratios, strict=True):
-            if name != result and name not in in_step and not _is_asked_for(planned[name]):
-                scales[name] = float(np.float32(ratio) * np.float32(scales[result]))
+            scale = float(ratio * np.float32(scales[result]))
+            slight = abs(scale / scales[name] - 1) <= _SLIGHT
+            if slight and name not in in_step and not _is_asked_for(planned[name]):
+                scales[name] = scale
                 in_step.add(name)
     moved = (entry.model_copy(update={"scale": scales.get(entry.name)}) for entry in plan.activations)
     return plan.replaced(activations=moved)

@@ -133,12 +133,12 @@ def test_options_reach_the_pipeline(pipeline: _Pipeline) -> None:
 def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
     arguments = ["--method", "lsq+", "--bits", "W2A3", "--config", "4", "--weight-scales", "layer"]
     arguments += ["--weight-grid", "odd", "--all-layers", "--init", "minmax", "--patience", "2"]
-    arguments += ["--optimizer", "adamw", "--weight-decay", "0", "--accumulate", "4", "--epochs", "0"]
+    arguments += ["--optimizer", "adamw", "--weight-decay", "0", "--accumulate", "4", "--epochs", "6"]
     arguments += ["--mixed-precision", "bf16"]
     assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
     assert pipeline.options == QuantizeOptions(
         method="lsq+", bits="W2A3", config="4", weight_scales="layer", weight_grid="odd", all_layers=True,
-        init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=0,
+        init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=6,
         mixed_precision="bf16", lr=0.001,
     )  # fmt: skip
 
@@ -215,6 +215,11 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
         pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
         pytest.param(["m.onnx", "--config", "5"], "'5' is not one of 'auto', '1'", id="choice"),
         pytest.param(["m.onnx", "--plan", "p.json", "--lr", "1"], "lr has no effect with a plan", id="plan"),
+        pytest.param(
+            ["m.onnx", "--bits", "W4A4"],
+            "bits has no effect with method 'impq', only with lsq and lsq",
+            id="default-value-of-another-method",
+        ),
         pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
     ],
 )

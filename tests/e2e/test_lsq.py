@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,30 @@ def test_what_is_trained_is_what_is_deployed(
         assert "s1" not in offsets
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param({}, "1 of 3 activations .*: s1, as", id="auto"),
+        pytest.param({"config": "4"}, "2 of 4 activations .*: s1, p, as", id="4"),
+        pytest.param({"method": "lsq"}, None, id="none"),
+    ],
+)
+def test_offsets_that_are_rounded_are_said(
+    folder: pathlib.Path, tmp_path: pathlib.Path, options: dict[str, Any], said: str | None
+) -> None:
+    stream = io.StringIO()
+
+    _, plan = _quantize(folder, tmp_path / "out", epochs=0, reporter=Reporter(stream=stream), **options)
+
+    lines = [line for line in stream.getvalue().splitlines() if "rounded to whole codes" in line]
+    assert len(lines) == (said is not None)
+    if said is not None:
+        assert re.match(f"offsets of {said} not only Conv and Gemm use them", lines[0])
+        entry = plan.activation("s1")
+        assert entry is not None
+        assert entry.offset == 0
+
+
 def test_lsq_learns_no_offset(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     result, plan = _quantize(folder, tmp_path / "out", method="lsq", init="lsq", bits="W3A3", all_layers=True)
     _assert_verified(result)
@@ -99,7 +125,10 @@ def test_one_scale_per_layer_is_folded_into_one_per_kernel(
 def test_few_epochs(folder: pathlib.Path, tmp_path: pathlib.Path, epochs: int) -> None:
     result, _ = _quantize(folder, tmp_path / "out", epochs=epochs)
     _assert_verified(result)
-    assert [row["epoch"] for row in result["history"]] == list(range(epochs + 1))
+    *rows, integers = result["history"]
+    assert [row["epoch"] for row in rows] == list(range(epochs + 1))
+    assert integers["phase"] == "integers"
+    assert integers["accepted"] is (integers["held_out"] >= integers["held_out_before"])
     assert {"epoch", "held_out", "weights_eff", "activations_eff"} <= set(result["history"][0])
 
 
@@ -147,6 +176,6 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
     result, _ = _quantize(folder, out, **LONG, resume=True)
 
-    assert [row["epoch"] for row in result["history"]] == list(range(6))
+    assert [row.get("epoch") for row in result["history"]] == [*range(6), None]
     for name in ("plan.json", "model.qdq.onnx", "model.int.onnx"):
         assert (out / name).read_bytes() == (straight / name).read_bytes(), name

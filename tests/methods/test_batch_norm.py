@@ -28,6 +28,26 @@ def test_statistics_become_the_averages_over_all_samples(rng: np.random.Generato
     assert network.training
 
 
+FLAT = TEXT.replace("[N, 2, 3]", "[N, 2]")
+
+
+def test_a_last_batch_of_one_sample_is_left_out(rng: np.random.Generator) -> None:
+    x = torch.from_numpy(rng.normal(size=(5, 2)).astype(np.float32))
+    networks = [import_graph(normalize(parse(FLAT))) for _ in range(2)]
+
+    reestimate(networks[0], [(x[:4],), (x[4:],)])
+
+    reestimate(networks[1], [(x[:4],)])
+    one, other = (dict(network.named_buffers()) for network in networks)
+    assert all(torch.equal(one[name], other[name]) for name in "mv")
+
+
+def test_a_single_sample_has_statistics_over_its_pixels() -> None:
+    network = import_graph(normalize(parse(TEXT)))
+    reestimate(network, [(torch.arange(6.0).view(1, 2, 3),)])
+    assert dict(network.named_buffers())["m"].tolist() == [1, 4]
+
+
 def test_momentum_and_mode_are_given_back_whatever_happens(rng: np.random.Generator) -> None:
     network = import_graph(normalize(parse(TEXT))).eval()
     (norm,) = [m for m in network.modules() if hasattr(m, "momentum")]

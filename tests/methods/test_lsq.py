@@ -14,17 +14,15 @@ from torch import Tensor, fx
 
 from mpqtool.checkpoint import Checkpoint
 from mpqtool.errors import TrainingError
-from mpqtool.importer import import_graph
 from mpqtool.methods.batch_norm import reestimate
-from mpqtool.methods.configurations import configurations, lsq_quantizers, with_zero_points
 from mpqtool.methods.lsq import Lsq, LsqSettings
 from mpqtool.passes import pipelines
 from mpqtool.passes.place import free_values, place
 from mpqtool.passes.plan import Grid
-from mpqtool.passes.roles import roles
 from mpqtool.quantizers import OffsetQuantizer
-from mpqtool.quantizers.attach import activation_quantizers, attach, read_plan, weight_quantizers
+from mpqtool.quantizers.attach import activation_quantizers, read_plan, weight_quantizers
 from mpqtool.reporter import Reporter
+from mpqtool.search import lsq_network
 from mpqtool.training import Trainer
 
 
@@ -39,23 +37,18 @@ class _Run:
         folded = pipelines.fold_batch_norm(model)
         plan = place(folded, weight_bits=4, activation_bits=4, grid=grid)
         free = free_values(folded)
-        fitted = free | {"x"}
-        given = {name: role for name, role in roles(folded, plan).items() if name not in fitted}
-        configs = configurations(given, config, offsets=True)
         split = swish_split(rng, 64)
         self.trainer = Trainer(
             split, teacher=None, batch_size=16, epoch_samples=None, seed=0, reporter=Reporter(silent=True)
         )
         self.saved: list[Checkpoint] = []
-        self.network = attach(
-            import_graph(model), with_zero_points(plan, configs), **lsq_quantizers(configs, per_kernel=True)
-        )
+        self.network, configured = lsq_network(model, folded, plan, config=config, offsets=True)
         self.batches: Callable[[], Iterator[tuple[Tensor, ...]]] = lambda: self.trainer.batches_of(split)
         self.method = Lsq(
             self.network, self.trainer, held_out=held_out or self.minus_loss, batches=self.batches,
             settings=LsqSettings(
                 **{"init": "minmax", "epochs": 3, "lr": 0.02} | settings,
-                configured=frozenset(configs), free=free,
+                configured=configured, free=free,
             ),
             reporter=Reporter(silent=True), save=self.save,
         )  # fmt: skip

@@ -212,10 +212,47 @@ def test_snapping_moves_the_grid_by_half_a_code_at_most() -> None:
     entry = ActivationQuant(name="x", bits=4, scale=0.5, zero_point=2, offset=0.2)
 
     assert (entry.snapped().zero_point, entry.snapped().offset) == (2, 0.0)
-    # Real 0 is nearer to the code 1, and below all codes it is the lowest.
+    # Real 0 is nearer to the code 1 here.
     assert entry.model_copy(update={"offset": 0.3}).snapped().zero_point == 1
-    assert entry.model_copy(update={"offset": 9.0}).snapped().zero_point == 0
     assert entry.model_copy(update={"offset": 0.0}).snapped() == entry.model_copy(update={"offset": 0.0})
+
+
+def test_snapping_stretches_a_range_without_0() -> None:
+    entry = ActivationQuant(name="x", bits=4, scale=0.5, zero_point=0, offset=4.0)  # 4 ... 11.5
+    above, below = entry.snapped(), entry.model_copy(update={"zero_point": 15, "offset": -4.0}).snapped()
+    assert (above.zero_point, below.zero_point) == (0, 15)
+    assert above.scale == below.scale == pytest.approx(11.5 / 15)
+    assert above.offset == below.offset == 0
+
+
+def _ends(entry: ActivationQuant) -> tuple[float, float]:
+    assert entry.scale is not None
+    assert entry.zero_point is not None
+    bottom = entry.offset - entry.scale * entry.zero_point
+    return bottom, bottom + entry.scale * (2**entry.bits - 1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.floats(2**-10, 2**10), st.floats(-600, 300))
+def test_a_snapped_range_still_holds_the_values(bits: int, scale: float, in_codes: float) -> None:
+    learned = ActivationQuant(name="x", bits=bits).with_beta(scale, in_codes * scale)
+
+    snapped = learned.snapped()
+
+    (bottom, top), (new_bottom, new_top) = _ends(learned), _ends(snapped)
+    assert learned.scale is not None
+    assert snapped.scale is not None
+    assert snapped.offset == 0
+    half = snapped.scale * (0.5 + 1e-4)  # offsets and scales are float32
+    assert new_bottom <= bottom + half
+    assert new_top >= top - half
+    if bottom <= 0 <= top:
+        assert snapped.scale == learned.scale
+        assert abs(new_bottom - bottom) <= half
+    else:
+        assert snapped.zero_point == (0 if bottom > 0 else 2**bits - 1)
+        assert new_bottom == pytest.approx(min(bottom, 0), abs=half)
+        assert new_top == pytest.approx(max(top, 0), abs=half)
 
 
 def test_a_plan_file(tmp_path: pathlib.Path) -> None:

@@ -21,6 +21,7 @@ _CONSTANTS = {
     "quick": np.array(1.702),
     "low": np.array(-1.0),
     "high": np.array(1.0),
+    "axes": np.array([2, 3]),
 }
 SWISH = "s = Sigmoid(c) v1 = Mul(c, s)"
 
@@ -40,6 +41,25 @@ def _role(body: str, name: str = "u") -> Role:
 @pytest.mark.parametrize("function", ["Relu(c)", "Sigmoid(c)", "HardSigmoid(c)", "Softplus(c)"])
 def test_behind_relu_and_sigmoid_nothing_is_negative(function: str) -> None:
     assert _role(f"u = {function}") is Role.NONNEGATIVE
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "Abs(c)", "Exp(c)", "Sqrt(c)", "ReduceL1<keepdims=1>(c, axes)", "ReduceL2<keepdims=1>(c, axes)",
+        "ReduceSumSquare<keepdims=1>(c, axes)", "Mul(c, c)",
+    ],
+)  # fmt: skip
+def test_what_is_never_negative_by_definition_has_the_zero_point_0(function: str) -> None:
+    model, plan = _model(f"u = {function}")
+    assert roles(model, plan)["u"] is Role.NONNEGATIVE
+    entry = plan.activation("u")
+    assert entry is not None
+    assert entry.zero_point == 0
+
+
+def test_a_product_of_two_values_may_be_negative() -> None:
+    assert _role("d = Conv(x, v) u = Mul(c, d)") is Role.SIGNED
 
 
 @pytest.mark.parametrize(

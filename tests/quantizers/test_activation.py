@@ -66,12 +66,17 @@ def test_forgotten_calibration_is_loud() -> None:
     assert quantizer(torch.ones(1, 3)).isnan().all()
 
 
-@pytest.mark.parametrize("stepped", [-0.1, 0.0, 1e-8])
-def test_a_scale_that_collapses_starts_anew(stepped: float) -> None:
+@pytest.mark.parametrize(
+    ("stepped", "kept"),
+    [(-0.1, 0.95), (0.0, 0.95), (0.97, 0.97), (1.02, 1.02), (40.0, 1.05)],
+    ids=["negative", "zero", "less", "more", "far-more"],
+)
+def test_a_step_moves_a_scale_by_a_twentieth_at_most(stepped: float, kept: float) -> None:
     quantizer = _quantizer(4, zero_point=0, scale=0.3)
-    with torch.no_grad():
-        quantizer.learned_scale.fill_(stepped)
+    for power in (1, 2):  # the second step is measured from where the first one ended
+        with torch.no_grad():
+            quantizer.learned_scale.fill_(0.3 * kept ** (power - 1) * stepped)
 
-    quantizer.keep_scale_positive()
+        quantizer.restrain_scale()
 
-    assert float(quantizer.scale.detach()) == np.float32(0.3)
+        assert float(quantizer.scale.detach()) == pytest.approx(0.3 * kept**power, rel=1e-6)

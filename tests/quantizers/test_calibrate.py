@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mpqtool.passes.arithmetic import dequantize, quantize
-from mpqtool.quantizers.calibrate import _drawn, fit_codes
+from mpqtool.quantizers.calibrate import drawn, fit_codes
 
 
 def _error(x: np.ndarray, scale: float, zero_point: int, bits: int) -> float:
@@ -51,5 +51,6 @@ def test_a_value_that_is_always_zero_gets_a_usable_scale() -> None:
 def test_channels_of_few_values_are_not_missed() -> None:
     values = torch.arange(8.0).repeat(2**15)  # every 16th is the same channel
 
-    assert set(_drawn(values).tolist()) == set(range(8))
-    assert torch.equal(_drawn(values), _drawn(values))
+    assert set(drawn(values).tolist()) == set(range(8))
+    assert torch.equal(drawn(values), drawn(values))
+    assert len(drawn(values, 100)) == 100

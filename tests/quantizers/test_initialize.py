@@ -23,14 +23,14 @@ def _weight_error(weight: Tensor, scale: Tensor, bits: int, grid: Grid) -> float
     return float(np.square(codes * scales[:, None] - weight.numpy()).mean())
 
 
-def _expected_step(rows: Tensor, bits: int, init: str, largest: float) -> Tensor:
+def _expected_step(rows: Tensor, bits: int, init: str, low: float, largest: float) -> Tensor:
     """The formulas as they are printed, for the distance of two levels."""
     w = rows.double()
     mean, spread = w.mean(1), (w - w.mean(1, keepdim=True)).square().mean(1).sqrt()
     return {
         "lsq+": torch.stack([(mean - 3 * spread).abs(), (mean + 3 * spread).abs()]).amax(0) / 2 ** (bits - 1),
         "lsq": 2 * w.abs().mean(1) / math.sqrt(largest),
-        "minmax": (w.amax(1) - w.amin(1)) / (2**bits - 1),
+        "minmax": torch.stack([w.amax(1) / largest, w.amin(1) / low]).amax(0),
     }[init]
 
 
@@ -42,11 +42,11 @@ def test_weight_scales_are_those_of_the_formulas(init: str, bits: int, per_kerne
     rows = weight.flatten(1) if per_kernel else weight.reshape(1, -1)
     for grid in (Grid.FULL, Grid.ODD):
         odd = grid is Grid.ODD and bits < 8
-        largest = (2**bits - 1) / 2 if odd else code_range(bits, grid)[1]
+        low, largest = ((1 - 2**bits) / 2, (2**bits - 1) / 2) if odd else code_range(bits, grid)
 
         scale = initial_weight_scale(weight, bits, grid, init, per_kernel=per_kernel)
 
-        expected = _expected_step(rows, bits, init, largest) / (2 if odd else 1)
+        expected = _expected_step(rows, bits, init, low, largest) / (2 if odd else 1)
         assert scale.shape == (2 if per_kernel else 1,)
         torch.testing.assert_close(scale.double(), expected, rtol=1e-5, atol=0)  # float32 sums
 
@@ -89,13 +89,28 @@ def test_mse_is_never_worse(grid: Grid, bits: int, mean: float) -> None:
 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("grid", [Grid.FULL, Grid.ODD])
-def test_a_kernel_without_spread_gets_a_usable_scale(init: str, grid: Grid) -> None:
-    weight = torch.stack([torch.zeros(9), torch.full((9,), 0.4), torch.full((9,), -0.4)])
+@pytest.mark.parametrize("elements", [1, 9])
+def test_kernels_without_spread_or_center_are_kept(init: str, grid: Grid, elements: int) -> None:
+    weight = torch.tensor([0.0, 0.4, -0.4, 0.01, 3.0])[:, None].expand(-1, elements)
+    # A step beyond the largest code with lsq+, half a step of 1.2 or 1.1 times the weight with lsq.
+    allowed = {"mse": 1e-6, "minmax": 1e-6, "lsq+": 0.26, "lsq": 0.54}[init]
 
     scale = initial_weight_scale(weight, 3, grid, init, per_kernel=True)
 
-    assert scale.isfinite().all()
-    assert (scale > 0).all()
+    codes = quantize_weight(weight.numpy(), scale.numpy(), [3] * 5, grid)
+    back = torch.from_numpy(codes * scale.numpy()[:, None])
+    assert back[0].abs().max() < 1e-11  # on the odd grid, whose codes are never 0, too
+    assert ((back - weight).abs() <= allowed * weight.abs() + 1e-11).all()
+
+
+@pytest.mark.parametrize("grid", [Grid.FULL, Grid.ODD])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_minmax_clips_no_kernel_far_from_0(grid: Grid, sign: int) -> None:
+    weight = sign * torch.linspace(0.9, 1, 30)[None]
+
+    scale = initial_weight_scale(weight, 4, grid, "minmax", per_kernel=True)
+
+    assert _weight_error(weight, scale, 4, grid) < (1 / 14) ** 2  # half a step of 1/7 at most
 
 
 def test_the_weight_is_not_changed_and_gets_no_graph() -> None:
@@ -103,6 +118,21 @@ def test_the_weight_is_not_changed_and_gets_no_graph() -> None:
     for init in INITS:
         assert not initial_weight_scale(weight, 3, Grid.FULL, init, per_kernel=True).requires_grad
     assert torch.equal(weight.detach(), _weight(2, 9))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_without_a_value_on_the_side_of_the_codes_the_scale_is_of_the_size_of_the_values(init: str) -> None:
+    x = np.linspace(-3, 0, 50, dtype=np.float32)
+    scale, beta = initial_activation(x, init, low=0, high=15, offset=False)
+    assert beta == 0
+    assert 0.1 < scale < 1.5
+
+
+def test_channels_that_alternate_are_all_seen() -> None:
+    x = np.stack([np.full(2**12, 0.05), *np.linspace(0, [3, 4, 5], 2**12).T], 1).astype(np.float32).ravel()
+    ends = _ends(4, signed=False)
+    error = _error(x, initial_activation(x, "lsq+", **ends, offset=False), **ends)
+    assert error < 1.1 * (5 / 15) ** 2 / 12  # of values spread evenly over the whole range
 
 
 SWISH = torch.nn.functional.silu(2 * torch.randn(4000, generator=torch.Generator().manual_seed(1))).numpy()

@@ -197,12 +197,12 @@ def test_a_fixed_offset_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("stepped", [-0.1, 0.0, 1e-8])
-def test_a_scale_that_collapses_starts_anew(stepped: float) -> None:
+def test_a_step_moves_the_scale_by_a_twentieth_at_most(stepped: float) -> None:
     quantizer = _quantizer(0)
     with torch.no_grad():
         quantizer.learned_scale.fill_(stepped)
-    quantizer.keep_scale_positive()
-    assert float(quantizer.scale.detach()) == np.float32(SCALE)
+    quantizer.restrain_scale()
+    assert float(quantizer.scale.detach()) == pytest.approx(0.95 * SCALE, rel=1e-6)
 
 
 def test_forgotten_initialization_is_loud() -> None:
@@ -248,6 +248,23 @@ CONV = {"w": (3, 2, 3, 3), "b": (3,)}
 
 def _weight(model: Model, name: str) -> Tensor:
     return torch.tensor(model.graph.initializers[name].const_value.numpy())
+
+
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_gemm_of_two_values_gets_the_offset_back(trans_b: int, alpha: float) -> None:
+    body = (
+        "f = Flatten (s) v = Gemm <transB = 1> (f, w) t = Transpose <perm = [1, 0]> (f)"
+        f" y = Gemm <alpha = {alpha}, transB = {trans_b}> (f, {'f' if trans_b else 't'})"
+    )
+    model, network = _attached(body, "float[N, K] v, float[N, M]", {"w": (3, 72)})
+    x = np.random.default_rng(1).normal(size=(3, 2, 6, 6)).astype(np.float32)
+    s = _quantized(x).flatten(1)
+
+    value, found = network(torch.from_numpy(x))
+
+    torch.testing.assert_close(value.detach(), s @ _weight(model, "w").T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.detach(), alpha * s @ s.T, rtol=1e-5, atol=1e-5)
 
 
 def _conv(x: Tensor, model: Model) -> Tensor:

@@ -119,6 +119,43 @@ def test_what_others_use_is_copied(shared: str, copy: str) -> None:
     assert_equivalent(run_onnx(before, feeds), run_onnx(model, feeds), rtol=0, atol=0)
 
 
+_CHAINS = {
+    "behind-another": "s = Conv(x, w) t = BatchNormalization(s, other, beta, b, var)",
+    "bias": "s = Conv(x, w, b) t = BatchNormalization(s, other, b2, m2, var)",
+    "three": "r = Conv(x, w) s = BatchNormalization(r, other, b2, m2, var) "
+    "t = BatchNormalization(s, third, b, m3, var)",
+    "same-parameters": "s = Conv(x, w) t = BatchNormalization(s, gamma, beta, mean, var)",
+    "gemm": "s = Gemm<transB=1>(x, w, row) t = BatchNormalization(s, other, b2, m2, var)",
+}
+
+
+def _chain(name: str) -> ir.Model:
+    rng, is_gemm = np.random.default_rng(2), name == "gemm"
+    text = f"{(_GEMM if is_gemm else _CONV).split('t = ')[0]} {_CHAINS[name]} {_NORM} }}"
+    weights = _weights("gemm" if is_gemm else "conv") | {
+        key: rng.normal(size=4) for key in ("b2", "m2", "m3")
+    }
+    return parse(text, weights | {"other": [-1.5, -0.4, 2.0, 0.6], "third": [1.0, -1, -1, 1]})
+
+
+@pytest.mark.parametrize("name", _CHAINS)
+def test_one_normalization_behind_another(name: str) -> None:
+    model, before = _chain(name), _chain(name)
+
+    result = PositiveBatchNormPass()(model)
+
+    assert result.modified
+    gammas = [array(node.inputs[1]) for node in model.graph if node.op_type == "BatchNormalization"]
+    assert len(gammas) >= 2
+    assert all((gamma >= 0).all() for gamma in gammas)
+    feeds = _feeds(model)
+    assert_equivalent(run_onnx(before, feeds), run_onnx(model, feeds), rtol=0, atol=0)
+    folded, turned = (FoldBatchNormPass()(m).model.graph.initializers for m in (before, model.clone()))
+    for key, value in folded.items():
+        np.testing.assert_array_equal(array(turned[key]), array(value), strict=True)
+    assert not PositiveBatchNormPass()(model).modified
+
+
 def test_what_a_normalization_takes_twice_is_copied() -> None:
     text = _CONV.replace("gamma, beta, mean", "gamma, gamma, gamma")
     model, before = (parse(text, _weights()) for _ in range(2))
@@ -147,8 +184,16 @@ _TWO = "net (float[n,4,5,5] x) => (float[n,4,c,d] y, float[n,4,e,f] z)"
         pytest.param(f"{_TWO} {{ t = Conv(x, w) s = Relu(x) z = Conv(s, w) {_NORM} }}", id="weight-shared"),
         pytest.param(_CONV.replace("t = Conv(x, w)", "s = Conv(x, w) t = Relu(s)"), id="not-after-a-layer"),
         pytest.param(
-            _CONV.replace("t = Conv(x, w)", "s = Conv(x, w) t = BatchNormalization(s, var, beta, mean, var)"),
-            id="behind-another",
+            _CONV.replace(
+                "t = Conv(x, w)", "s = Conv(x, w) r = Relu(s) t = BatchNormalization(r, var, b, b, var)"
+            ),
+            id="two-not-after-a-layer",
+        ),
+        pytest.param(
+            _CONV.replace(
+                "t = Conv(x, w)", "s = Conv(x, w) t = BatchNormalization(s, var, b, b, var)"
+            ).replace("epsilon=0.01", "training_mode=1"),
+            id="behind-another-in-training-mode",
         ),
     ],
 )
