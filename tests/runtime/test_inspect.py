@@ -73,7 +73,7 @@ def test_an_integer_file_counts_its_nodes_and_bytes(paths: dict[str, pathlib.Pat
     held = ir.load(paths["int"]).graph.initializers
     named = {n: v.const_value.nbytes for n, v in held.items() if v.const_value is not None}
     describing = (".packed", ".sizes")
-    starts = ("shape.", "sizes.", "width", "fields", "count")
+    starts = ("shape.", "sizes.", "width", "fields", "shift", "count")
     stored = sum(size for name, size in named.items() if name.endswith(describing) or name.startswith(starts))
     plain = sum(named.get(f"{w}.codes", 0) + named.get(f"{w}.codes_u8", 0) for w in WEIGHTS)
     assert facts["bytes"]["weights_stored"] == stored + plain

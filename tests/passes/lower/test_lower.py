@@ -46,7 +46,7 @@ def test_the_file_is_what_old_runtimes_read(qdq: ir.Model) -> None:
 
     onnx.checker.check_model(proto)
     assert proto.ir_version == 10
-    assert {o.domain: o.version for o in proto.opset_import} == {"": 21, "com.microsoft": 1, "mpqtool": 2}
+    assert {o.domain: o.version for o in proto.opset_import} == {"": 21, "com.microsoft": 1, "mpqtool": 3}
 
 
 def test_codes_have_shapes_where_onnx_cannot_infer_them(qdq: ir.Model) -> None:
