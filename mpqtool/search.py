@@ -14,11 +14,13 @@ from torch import Tensor, fx, nn
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import free_values
 from mpqtool.passes.plan import Plan
+from mpqtool.passes.quantize import snap
 from mpqtool.passes.roles import foldable, roles
 
 from .data import Split
 from .job import Job
 from .method_options import INTEGER_SHARE
+from .methods.batch_norm import reestimate
 from .methods.configurations import configurations, lsq_quantizers, with_zero_points
 from .methods.impq import SAMPLES, Impq, ImpqSettings
 from .methods.lsq import Lsq, LsqSettings
@@ -26,8 +28,11 @@ from .metrics import metric_name, score
 from .optimization import Recipe
 from .options import parse_bits
 from .quantizers import OffsetQuantizer
-from .quantizers.attach import activation_quantizers, attach
+from .quantizers.attach import activation_quantizers, attach, read_plan
 from .training import Trainer
+
+_ENOUGH = 4
+"""Bits from which a whole zero point, fitted, does for a skewed activation."""
 
 
 def make_trainer(job: Job, split: Split, *, mixed_precision: str = "no") -> Trainer:
@@ -60,7 +65,29 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
     checkpoint = job.resumed("search")
     if checkpoint is not None:
         method.resume(checkpoint)
-    return method.network, method.run()
+    history = method.run()
+    if _snap_offsets(job, method.network):  # a shift of a value is one of all that layers make of it
+        reestimate(method.network, _tuning_batches(job, trainer)())
+    return method.network, history
+
+
+def _snap_offsets(job: Job, network: fx.GraphModule) -> bool:
+    """Round the learned offsets that cannot be folded to whole codes; whether there are any."""
+    learned = [q for q in activation_quantizers(network) if isinstance(q, OffsetQuantizer) and q.is_set]
+    if not learned:
+        return False
+    plan = read_plan(network)
+    snapped, done = snap(job.folded, plan), False
+    for quantizer in learned:
+        before, entry = plan.activation(quantizer.name), snapped.activation(quantizer.name)
+        if entry != before:
+            assert entry is not None  # the plan is of this network, and complete
+            assert entry.scale is not None
+            assert entry.zero_point is not None
+            beta = -entry.scale * (entry.zero_point + quantizer.low)
+            quantizer.set_numbers(scale=entry.scale, beta=beta)
+            done = True
+    return done
 
 
 def _impq(job: Job, trainer: Trainer) -> Impq:
@@ -116,6 +143,10 @@ def lsq_network(
     fitted = free_values(folded) | inputs
     configured = {name: role for name, role in roles(folded, plan).items() if name not in fitted}
     configs = configurations(configured, config, offsets=offsets)
+    if config == "auto":
+        # An offset that is rounded in the end costs more than one that never was, where codes are enough.
+        folds, wide = foldable(folded, plan), {a.name for a in plan.activations if a.bits >= _ENOUGH}
+        configs = {name: c for name, c in configs.items() if c != 4 or name in folds or name not in wide}
     network = attach(
         import_graph(model),
         with_zero_points(plan, configs),

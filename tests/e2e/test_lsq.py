@@ -84,7 +84,8 @@ def test_what_is_trained_is_what_is_deployed(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        pytest.param({}, "1 of 3 activations .*: s1, as", id="auto"),
+        pytest.param({"bits": "W3A3"}, "1 of 3 activations .*: s1, as", id="auto-at-3-bits"),
+        pytest.param({}, None, id="auto-at-4-bits"),
         pytest.param({"config": "4"}, "2 of 4 activations .*: s1, p, as", id="4"),
         pytest.param({"method": "lsq"}, None, id="none"),
     ],
