@@ -96,8 +96,9 @@ def finish(job: Job) -> Finished:
         }  # fmt: skip
         job.save("finish", Checkpoint(tensors | momenta, state))
 
-    trainer.fit(simulation, **_last_steps(job), label="in integers", resume=resumed, on_epoch=save)
-    after = measure(simulation)
+    steps = _last_steps(job)
+    trainer.fit(simulation, **steps, label="in integers", resume=resumed, on_epoch=save)
+    after = measure(simulation) if steps["epochs"] else before
     if after < before:
         network.load_state_dict(former)
     history.append(

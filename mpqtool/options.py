@@ -73,8 +73,9 @@ class QuantizeOptions:
         bits: Uniform widths of lsq and lsq+, ``W4A4``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
-            go below zero as Swish does, 1 behind ReLU and sigmoid. Values without an activation function
-            have 2 whatever is given.
+            go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
+            where an offset could not be folded. Values without an activation function have 2 whatever is
+            given.
         weight_scales: One learned scale per ``kernel`` or per ``layer``.
         weight_grid: ``full``: all 2^b signed integers; ``odd``: the odd ones around 0, which 1 bit needs.
         all_layers: Give the first and the last layer ``bits`` too; else they have 8.

@@ -15,13 +15,13 @@ from mpqtool.importer import import_graph
 from mpqtool.passes.place import free_values
 from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import snap
-from mpqtool.passes.roles import foldable, roles
+from mpqtool.passes.roles import Role, foldable, roles
 
 from .data import Split
 from .job import Job
 from .method_options import INTEGER_SHARE
 from .methods.batch_norm import reestimate
-from .methods.configurations import configurations, lsq_quantizers, with_zero_points
+from .methods.configurations import attach_lsq, configurations
 from .methods.impq import SAMPLES, Impq, ImpqSettings
 from .methods.lsq import Lsq, LsqSettings
 from .metrics import metric_name, score
@@ -136,21 +136,20 @@ def lsq_network(
         learned_offset: Whether offsets are learned; else they keep what the initialization gives.
 
     Returns:
-        The network, and the names of the activations that have a configuration: all that layers multiply but
-        graph inputs. Zero points of the others are fitted.
+        The network, and the names of the activations that have a configuration. The others have fitted zero
+        points: graph inputs, what no layer multiplies, and, where LSQ+ is to decide (``auto``), wide skewed
+        activations whose offset could not be folded.
     """
     inputs = {str(value.name) for value in folded.graph.inputs}
-    fitted = free_values(folded) | inputs
-    configured = {name: role for name, role in roles(folded, plan).items() if name not in fitted}
-    configs = configurations(configured, config, offsets=offsets)
-    if config == "auto":
+    found, fitted = roles(folded, plan), free_values(folded) | inputs
+    if config == "auto" and offsets:
         # An offset that is rounded in the end costs more than one that never was, where codes are enough.
-        folds, wide = foldable(folded, plan), {a.name for a in plan.activations if a.bits >= _ENOUGH}
-        configs = {name: c for name, c in configs.items() if c != 4 or name in folds or name not in wide}
-    network = attach(
-        import_graph(model),
-        with_zero_points(plan, configs),
-        **lsq_quantizers(configs, per_kernel=per_kernel, learned_offset=learned_offset),
+        wide = {a.name for a in plan.activations if a.bits >= _ENOUGH and found[a.name] is Role.SKEWED}
+        fitted |= wide - foldable(folded, plan)
+    configured = {name: role for name, role in found.items() if name not in fitted}
+    configs = configurations(configured, config, offsets=offsets)
+    network = attach_lsq(
+        import_graph(model), plan, configs, per_kernel=per_kernel, learned_offset=learned_offset
     )
     for quantizer in activation_quantizers(network):
         if quantizer.name in inputs:  # data do not change while training, and 8 bits leave nothing to learn
@@ -195,6 +194,8 @@ def _lsq(job: Job, trainer: Trainer) -> Lsq:
 def _say_rounded(job: Job, network: fx.GraphModule) -> None:
     """Which learned offsets the integer file will not have, if any."""
     learned = [q.name for q in activation_quantizers(network) if isinstance(q, OffsetQuantizer)]
+    if not learned:
+        return
     kept = foldable(job.folded, job.plan)
     rounded = [name for name in learned if name not in kept]
     if rounded:

@@ -86,7 +86,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "config",
     help="Codes of activations, LSQ+ table 1. 1: unsigned. 2: signed. 3: signed, learned offset (lsq+). 4: "
     "unsigned, learned offset (lsq+). auto: 4 (lsq: 1) behind Swish-like functions, 1 behind ReLU and "
-    "sigmoid. Values without an activation function (linear bottlenecks) always have 2.",
+    "sigmoid; from 4 bits on, a fitted whole zero point where an offset could not be folded. Values without "
+    "an activation function (linear bottlenecks) always have 2.",
 )
 @_option("weight_scales", help="One learned scale per kernel, or per layer.")
 @_option(

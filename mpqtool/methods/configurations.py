@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["configurations", "lsq_quantizers", "with_zero_points"]
+__all__ = ["attach_lsq", "configurations", "with_zero_points"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, fx, nn
 
 from mpqtool.passes.plan import ActivationQuant, Plan, WeightQuant
 from mpqtool.passes.roles import Role
 from mpqtool.quantizers import LsqWeightQuantizer, OffsetQuantizer
-from mpqtool.quantizers.attach import fixed_activation
+from mpqtool.quantizers.attach import attach, fixed_activation
 
 _LEARNED_OFFSET = (3, 4)
 _SIGNED = (2, 3)
@@ -49,12 +49,19 @@ def with_zero_points(plan: Plan, configs: Mapping[str, int]) -> Plan:
     return plan.replaced(activations=map(entry, plan.activations))
 
 
-def lsq_quantizers(
-    configs: Mapping[str, int], *, per_kernel: bool, learned_offset: bool = True
-) -> dict[str, Callable[..., nn.Module]]:
-    """What ``attach`` is to make the quantizers with.
+def attach_lsq(
+    graph_module: fx.GraphModule,
+    plan: Plan,
+    configs: Mapping[str, int],
+    *,
+    per_kernel: bool,
+    learned_offset: bool = True,
+) -> fx.GraphModule:
+    """Insert the quantizers that LSQ and LSQ+ train, in place, as ``attach`` does.
 
     Args:
+        graph_module: An imported graph.
+        plan: What to quantize.
         configs: Of the activations that have one, by name.
         per_kernel: Whether each kernel has a scale of its own.
         learned_offset: Whether offsets are learned; else they keep what the initialization gives.
@@ -77,4 +84,5 @@ def lsq_quantizers(
         low = -(2 ** (entry.bits - 1)) if config in _SIGNED else 0
         return OffsetQuantizer(entry.name, entry.bits, low=low, learned=learned_offset)
 
-    return {"make_weight": make_weight, "make_activation": make_activation}
+    plan = with_zero_points(plan, configs)
+    return attach(graph_module, plan, make_weight=make_weight, make_activation=make_activation)

@@ -40,8 +40,10 @@ def restrain(scale: Tensor, former: Tensor) -> None:
     is not reached.
 
     Args:
-        scale: After the step, any shape; changed in place.
+        scale: After the step, any shape; changed in place. One that is not trained is left alone.
         former: Before it, the same shape, positive; becomes the new ``scale``.
     """
+    if not scale.requires_grad:  # no step changed it, and this is done at every step
+        return
     scale.copy_(torch.minimum(torch.maximum(scale, former * (1 - _MOST)), former * (1 + _MOST)))
     former.copy_(scale)

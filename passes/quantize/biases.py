@@ -36,9 +36,7 @@ def with_fine_biases(model: ir.Model, plan: Plan) -> Plan:
         weight = model.graph.initializers[planned.name]
         numbers, users = array(weight), list(weight_users(plan, found, weight))
         assert numbers is not None  # place() only names initializers
-        shifts = range(_MOST, 0, -1)
-        shift = next((s for s in shifts if _fits(planned, numbers, users, s)), 0)
-        weights.append(planned.model_copy(update={"shift": shift}))
+        weights.append(planned.model_copy(update={"shift": _room(planned, numbers, users)}))
     return plan.replaced(weights=weights)
 
 
@@ -57,14 +55,23 @@ def _is_int8(planned: WeightQuant, shift: int) -> bool:
     return low << shift >= -128 and high << shift <= 127
 
 
-def _fits(planned: WeightQuant, numbers: np.ndarray, users: list[WeightUser], shift: int) -> bool:
-    if not _is_int8(planned, shift):
-        return False
-    low, high = arithmetic.code_range(max(planned.bits), planned.grid)
+def _room(planned: WeightQuant, numbers: np.ndarray, users: list[WeightUser]) -> int:
+    """How far the codes of a weight can be shifted."""
+    shifts = [shift for shift in range(_MOST, 0, -1) if _is_int8(planned, shift)]
+    if not shifts:
+        return 0
     assert planned.scale is not None  # the plan is complete
-    codes, unit = arithmetic.quantize_shifted(numbers, planned.scale, planned.bits, planned.grid, shift)
+    codes, unit = arithmetic.quantize_shifted(numbers, planned.scale, planned.bits, planned.grid, 0)
+    low, high = arithmetic.code_range(max(planned.bits), planned.grid)
+    largest = max(-low, high)
+    fitting = (s for s in shifts if _fits(codes << s, unit / np.float32(2**s), largest << s, users))
+    return next(fitting, 0)
+
+
+def _fits(codes: np.ndarray, unit: np.ndarray, largest: int, users: list[WeightUser]) -> bool:
+    """Whether all that is computed with these codes stays exact; ``largest`` is what a code can be."""
     for user in users:
-        pair = 2 * (user.high - user.low) * max(-low, high) << shift
+        pair = 2 * (user.high - user.low) * largest
         reach, bias = max(-user.low, user.high), user.bias_codes(unit, codes)
         bound = arithmetic.accumulator_bound(np.abs(codes), np.abs(bias), 0, reach)
         if pair > arithmetic.MAX_SAFE_PAIR or bound >= arithmetic.EXACT_BELOW:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -122,14 +123,19 @@ def test_one_scale_per_layer_is_folded_into_one_per_kernel(
     assert len(set(plan.weights[-1].scale or ())) == 1
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_few_epochs(folder: pathlib.Path, tmp_path: pathlib.Path, epochs: int) -> None:
+@pytest.mark.parametrize(("epochs", "after"), [(0, 50.0), (1, 60.0), (1, 40.0)])
+def test_few_epochs(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, epochs: int, after: float
+) -> None:
+    measured = iter((50.0, after)[: epochs + 1])  # without epochs there is nothing to measure anew
+    monkeypatch.setattr("mpqtool.finish.held_out_metric", lambda *_: (lambda _: next(measured), math.nan))
     result, _ = _quantize(folder, tmp_path / "out", epochs=epochs)
     _assert_verified(result)
     *rows, integers = result["history"]
     assert [row["epoch"] for row in rows] == list(range(epochs + 1))
     assert integers["phase"] == "integers"
-    assert integers["accepted"] is (integers["held_out"] >= integers["held_out_before"])
+    assert (integers["held_out_before"], integers["held_out"]) == (50, after)
+    assert integers["accepted"] is (after >= 50)
     assert {"epoch", "held_out", "weights_eff", "activations_eff"} <= set(result["history"][0])
 
 

@@ -5,11 +5,11 @@ import pytest
 from graphs import normal
 
 from mpqtool.importer import import_graph
-from mpqtool.methods.configurations import configurations, lsq_quantizers, with_zero_points
+from mpqtool.methods.configurations import attach_lsq, configurations, with_zero_points
 from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
 from mpqtool.passes.roles import Role
 from mpqtool.quantizers import ActivationQuantizer, LsqWeightQuantizer, OffsetQuantizer
-from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
+from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
 ROLES = {"relu": Role.NONNEGATIVE, "swish": Role.SKEWED, "linear": Role.SIGNED}
 
@@ -62,8 +62,9 @@ def test_quantizers_are_those_of_table_1(
         """,
         {"w": rng.normal(size=(3, 2, 1, 1))},
     )
-    made = lsq_quantizers(CONFIGS, per_kernel=per_kernel, learned_offset=learned_offset)
-    network = attach(import_graph(model), with_zero_points(_plan(), CONFIGS), **made)
+    network = attach_lsq(
+        import_graph(model), _plan(), CONFIGS, per_kernel=per_kernel, learned_offset=learned_offset
+    )
 
     (weight,) = weight_quantizers(network)
     assert isinstance(weight, LsqWeightQuantizer)

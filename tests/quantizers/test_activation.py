@@ -80,3 +80,12 @@ def test_a_step_moves_a_scale_by_a_twentieth_at_most(stepped: float, kept: float
         quantizer.restrain_scale()
 
         assert float(quantizer.scale.detach()) == pytest.approx(0.3 * kept**power, rel=1e-6)
+
+
+def test_a_scale_that_is_not_trained_is_left_alone() -> None:
+    quantizer = _quantizer(4, zero_point=0, scale=0.3)
+    quantizer.learned_scale.requires_grad_(False).fill_(40.0)
+
+    quantizer.restrain_scale()
+
+    assert float(quantizer.scale) == 40.0
