@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from accelerate.utils import convert_to_fp32, set_seed
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from .batch import Batch, Observer, task_loss
 from .checkpoint import Checkpoint
 from .data import Split
 from .errors import TrainingError
@@ -26,8 +26,6 @@ from .quantizers.attach import restrain_scales
 from .reporter import Progress, Reporter
 
 EVALUATION_BATCH = 256
-TEMPERATURE, DISTILL_SHARE = 4.0, 0.9
-"""Distillation: ``(1 - a) * CE + a * T**2 * KL`` with a = 0.9, T = 4 (a = 1 without labels)."""
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):
@@ -107,6 +105,7 @@ class Trainer:
         resume: Checkpoint | None = None,
         on_epoch: Callable[[int, dict[str, Tensor]], bool | None] | None = None,
         span: tuple[float, float] = (0.0, 1.0),
+        observer: Observer | None = None,
     ) -> None:
         """Train ``module`` in place. The learning rate warms up linearly, then falls as a cosine to zero.
 
@@ -123,6 +122,7 @@ class Trainer:
                 If it returns True, in every process alike, the training stops; ``resume`` would go on.
             span: The part of the learning-rate schedule that this call goes through: calls with
                 (0.0, 0.8) and (0.8, 1.0) share one schedule.
+            observer: Looks on at every step.
 
         Raises:
             TrainingError: The loss is no longer a number, or a batch of one sample has no variance.
@@ -135,13 +135,13 @@ class Trainer:
         if resume is not None:
             first, self.epochs_begun = resume.state["epoch"], resume.state["epochs_begun"]
             restore_optimizer(optimizer, module, scaler, resume.tensors)
-        total, per_epoch = self._steps(epochs), self.steps_per_epoch
+        total, per_epoch = self.steps(epochs), self.steps_per_epoch
         rates = learning_rates(lr, total, span)
         with self.reporter.progress(total, label) as progress:
             progress.advance(min(first * per_epoch, total), **(columns or {}))
             for epoch in range(first, math.ceil(total / per_epoch)):
                 steps = rates[epoch * per_epoch :][:per_epoch]
-                loss = self._epoch(model, optimizer, scaler, steps, progress)
+                loss = self._epoch(model, optimizer, scaler, steps, progress, observer)
                 self.reporter.event("epoch", label=label, epoch=epoch + 1, epochs=epochs, loss=loss)
                 if not math.isfinite(loss):
                     raise TrainingError(
@@ -153,7 +153,7 @@ class Trainer:
                     break
         self.accelerator.free_memory()  # it keeps every loader it ever prepared
 
-    def _steps(self, epochs: float) -> int:
+    def steps(self, epochs: float) -> int:
         """Steps of the optimizer in so many epochs; any epochs at all are at least one step."""
         return max(round(epochs * self.steps_per_epoch), int(epochs > 0))
 
@@ -164,11 +164,12 @@ class Trainer:
         scaler: torch.amp.GradScaler,
         rates: list[float],
         progress: Progress,
+        observer: Observer | None,
     ) -> float:
         """Make one step at each of these learning rates, and give the mean loss of their batches."""
         losses, accumulate = [], self.recipe.accumulate
         batches = min(len(rates) * accumulate, self.batches_per_epoch)
-        for index, (inputs, labels) in enumerate(self._batches(batches)):
+        for index, batch in enumerate(self._batches(batches)):
             step, place = divmod(index, accumulate)
             size = min(accumulate, batches - step * accumulate)
             if place == 0:
@@ -176,18 +177,19 @@ class Trainer:
                     group["lr"] = rates[step]
                 optimizer.zero_grad()
             last = place == size - 1
+            if observer is not None and last:
+                observer.before_forward(batch)
             # Processes exchange gradients once a step.
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with _told_of_single_samples():
-                    outputs = self._outputs(model, inputs)
-                loss = self._loss(outputs, inputs, labels)
+                loss = self.loss(model, batch)
                 scaler.scale(loss / size).backward()
             losses.append(loss.detach())
             if last:
+                columns = {} if observer is None else observer.before_step(losses[-1])
                 scaler.step(optimizer)
                 scaler.update()
                 restrain_scales(model)
-                progress.advance(1)
+                progress.advance(1, **columns)
         return float(self.accelerator.reduce(torch.stack(losses).mean(), "mean"))
 
     def _outputs(self, model: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -197,7 +199,7 @@ class Trainer:
         widened: Sequence[Tensor] = convert_to_fp32(outputs)
         return widened
 
-    def _batches(self, count: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+    def _batches(self, count: int) -> Iterator[Batch]:
         """The first ``count`` batches of an epoch: each process its share of every batch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epochs_begun)
         self.epochs_begun += 1
@@ -205,31 +207,19 @@ class Trainer:
         # batch_size is the global one: Accelerate gives every process a slice of each batch.
         self.accelerator.dataloader_config.split_batches = self.accelerator.num_processes > 1
         loader = DataLoader(self.rows, self.batch_size, sampler=order, collate_fn=_as_is, drop_last=True)
-        for batch in self.accelerator.prepare(loader):
-            yield (batch[:-1], batch[-1]) if self.labeled else (batch, None)
+        for columns in self.accelerator.prepare(loader):
+            inputs, labels = (columns[:-1], columns[-1]) if self.labeled else (columns, None)
+            yield Batch(inputs, labels, self._taught(inputs))
 
-    def _loss(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
-        logits = outputs[0]
-        hard = None if labels is None else F.cross_entropy(logits, labels)
-        if self.teacher is None:
-            assert hard is not None  # the constructor saw to it
-            return hard
-        with torch.no_grad():
-            taught = self._outputs(self.teacher, inputs)
-        if logits.ndim != 2 or len(outputs) != 1:
-            # No class logits: relative squared error, each output in units of its own power.
-            errors = [
-                F.mse_loss(y, t) / t.square().mean().clamp(min=1e-12)
-                for y, t in zip(outputs, taught, strict=True)
-            ]
-            return torch.stack(errors).sum()
-        soft = TEMPERATURE**2 * F.kl_div(
-            F.log_softmax(logits / TEMPERATURE, 1),
-            F.log_softmax(taught[0] / TEMPERATURE, 1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        return soft if hard is None else (1 - DISTILL_SHARE) * hard + DISTILL_SHARE * soft
+    @torch.no_grad()
+    def _taught(self, inputs: Sequence[Tensor]) -> Sequence[Tensor] | None:
+        return None if self.teacher is None else self._outputs(self.teacher, inputs)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a module over a batch, ``()``: what training makes smaller."""
+        with _told_of_single_samples():
+            outputs = self._outputs(module, batch.inputs)
+        return task_loss(outputs, batch)
 
     @torch.no_grad()
     def predict(self, module: nn.Module, split: Split) -> list[np.ndarray[Any, Any]]:
