@@ -25,8 +25,8 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.attach import activation_quantizers, attach, restrain_scales, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.run_lsq import lsq_network
 from mpqtool.runtime.interleaved import interleaved, table
-from mpqtool.search import lsq_network
 from mpqtool.simulate import IntegerSimulation
 from mpqtool.zoo import resnet20
 

@@ -35,9 +35,10 @@ from .job import Job
 from .method_options import INTEGER_SHARE
 from .methods.impq import SAMPLES
 from .quantizers import ActivationQuantizer, WeightQuantizer
-from .quantizers.attach import activation_quantizers, attach, read_plan, weight_quantizers
+from .quantizers.attach import activation_quantizers, attach, read_plan, real_weights, weight_quantizers
 from .quantizers.calibrate import calibrate
-from .search import held_out_metric, make_trainer, search
+from .run_trainer import held_out_metric, make_trainer
+from .search import search
 from .simulate import IntegerSimulation
 
 _MUCH = 2.0
@@ -121,7 +122,7 @@ def _say_what_integers_cost(job: Job, history: list[dict[str, Any]]) -> None:
         f"in integers  held-out {before:.2f} before the last steps, {after:.2f} after"
         f"{'' if last['accepted'] else '; they were undone'}"
     )
-    kept = [row["held_out"] for row in searched if row.get("accepted", True)]
+    kept = [row["held_out"] for row in searched if row.get("accepted", not row.get("searching"))]
     lost = (max(kept) if "epoch" in searched[-1] else kept[-1]) - max(before, after)
     if lost > _MUCH:
         job.reporter.warn(
@@ -242,9 +243,8 @@ def _freeze(
 
 
 def _arrays(network: fx.GraphModule) -> dict[str, NDArray[np.float32]]:
-    """Parameters and statistics by initializer name; the quantizers' own tensors left out."""
-    return {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("quantizers.")
+    """Parameters and statistics by initializer name, weights as their codes stand for them."""
+    tensors = {
+        name: tensor for name, tensor in network.state_dict().items() if not name.startswith("quantizers.")
     }
+    return {name: tensor.cpu().numpy() for name, tensor in (tensors | real_weights(network)).items()}

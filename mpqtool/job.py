@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
+from torch import fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import load_model, stored_bytes
+from mpqtool.passes.normalize.insert_batch_norm import without_batch_norm
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import check_fits, extract
@@ -30,6 +33,8 @@ from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_normal_form
 from .data import Data, Split
 from .errors import CheckpointError, ModelError
+from .methods.batch_norm import output_statistics
+from .methods.impq import SAMPLES
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
@@ -38,6 +43,8 @@ from .run_data import hold_out, read_data
 
 _END_BITS = 8
 """Width of the first and the last layer, where a method leaves them out."""
+_BATCH = 256
+"""Samples that statistics are taken from at once."""
 _AFTER_TRAINING = ("target", "lower", "vnni")
 """Options of the integer file alone: a run may go on with others."""
 
@@ -97,7 +104,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit: the model, and the options that change numbers."""
         options = self.options.settings
-        for name in ("out", "resume", *_AFTER_TRAINING):
+        for name in ("out", "resume", "tensorboard", *_AFTER_TRAINING):
             options.pop(name, None)
         options["data"] = self.data.spec
         options["plan"] = None if self.options.plan is None else self.plan.to_json()
@@ -148,7 +155,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
     network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
-    if options.method != "impq":
+    if options.method in ("lsq", "lsq+"):
         model = pipelines.positive_batch_norm(model)  # the full grid is not symmetric
     folded = pipelines.fold_batch_norm(model)
     plan = _place(folded, options)
@@ -165,6 +172,9 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
+    if options.method == "adaqat" and options.plan is None:
+        model = _normalized(model, network, tuning, reporter)
+        folded = pipelines.fold_batch_norm(model)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
         path=path, digest=digest, float_bytes=stored_bytes(path),
@@ -180,15 +190,25 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     """Which tensors get a quantizer, at the widths that the method starts from."""
-    impq = options.method == "impq"
-    weights, activations = (int(bits) for bits in parse_bits(options.start_bits if impq else options.bits))
+    searched = options.method in ("impq", "adaqat")
+    widths = parse_bits(options.start_bits if searched else options.bits)
     return place(
         folded,
-        weight_bits=weights,
-        activation_bits=activations,
-        grid=Grid.ODD if impq else Grid(options.weight_grid),
-        end_bits=None if impq or options.all_layers else _END_BITS,
+        weight_bits=int(widths[0]),
+        activation_bits=int(widths[1]),
+        grid=Grid.ODD if searched else Grid(options.weight_grid),
+        end_bits=None if options.method == "impq" or options.all_layers else _END_BITS,
     )
+
+
+def _normalized(model: ir.Model, network: fx.GraphModule, tuning: Split, reporter: Reporter) -> ir.Model:
+    """The model with BatchNormalization put back where it was folded; DoReFa's weights need it."""
+    names = without_batch_norm(model)
+    if not names:
+        return model
+    columns = [torch.from_numpy(array[:SAMPLES]).split(_BATCH) for array in tuning.inputs.values()]
+    reporter.say(f"BatchNormalization is put back behind {len(names)} layers, with statistics of the data")
+    return pipelines.insert_batch_norm(model, output_statistics(network, names, zip(*columns, strict=True)))
 
 
 def _nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:

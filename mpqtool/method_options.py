@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-__all__ = ["EPOCHS", "INTEGER_SHARE", "LR", "METHODS", "METHODS_OF", "why_without_effect"]
+__all__ = [
+    "EPOCHS",
+    "EPOCHS_FROM_SCRATCH",
+    "HARDWARE",
+    "INTEGER_SHARE",
+    "LR",
+    "LR_FROM_SCRATCH",
+    "METHODS",
+    "METHODS_OF",
+    "SEARCH_SHARE",
+    "START_BITS",
+    "why_without_effect",
+]
 
-METHODS = ("impq", "lsq", "lsq+")
+METHODS = ("impq", "lsq", "lsq+", "adaqat")
 _LEARNED_SCALES = ("lsq", "lsq+")
 
 METHODS_OF = {
-    **dict.fromkeys(("start_bits", "target_bits", "max_drop"), ("impq",)),
+    "start_bits": ("impq", "adaqat"),
+    **dict.fromkeys(("target_bits", "max_drop"), ("impq",)),
+    **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
+    "all_layers": (*_LEARNED_SCALES, "adaqat"),
     **dict.fromkeys(
-        ("bits", "config", "weight_scales", "weight_grid", "all_layers", "init", "patience"), _LEARNED_SCALES
+        ("lambda_", "granularity", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
         ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-         "mixed_precision", "distill", "resume"), METHODS,
+         "mixed_precision", "distill", "resume", "tensorboard"), METHODS,
     ),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""
 
-EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5}
+HARDWARE = ("bitops", "size", "latency")
+"""What the hardware term of AdaQAT can stand for."""
+
+START_BITS = {"impq": "W4A8", "adaqat": "W8A8"}
+"""Uniform widths that a search begins with."""
+
+EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5, "adaqat": 10}
 """Epochs by method: of every iteration with impq, of the whole training with the others."""
 
-INTEGER_SHARE = 0.2
-"""Share of the steps of LSQ and LSQ+ that the network is trained in integers for, at the end."""
+SEARCH_SHARE, INTEGER_SHARE = 0.6, 0.2
+"""Share of the steps that AdaQAT searches for widths in, at the start; share that LSQ, LSQ+ and AdaQAT train
+the network in integers for, at the end."""
 
 LR = {"sgd": 0.01, "adamw": 0.001}
 """Peak learning rate by optimizer."""
+
+EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
+"""The same for a network that is trained from scratch."""
 
 
 def why_without_effect(option: str, method: str, *, with_plan: bool) -> str | None:
@@ -34,11 +59,12 @@ def why_without_effect(option: str, method: str, *, with_plan: bool) -> str | No
     methods = METHODS_OF.get(option)
     if methods is None:
         return None
+    name = option.rstrip("_")
     if with_plan:
-        return f"{option} has no effect with a plan, which is applied without training; leave one out"
+        return f"{name} has no effect with a plan, which is applied without training; leave one out"
     if method in methods:
         return None
     return (
-        f"{option} has no effect with method {method!r}, only with {' and '.join(methods)}; "
-        f"choose another method, or leave {option} out"
+        f"{name} has no effect with method {method!r}, only with {' and '.join(methods)}; "
+        f"choose another method, or leave {name} out"
     )

@@ -6,14 +6,23 @@ __all__ = ["CHOICES", "LOWER", "METHODS", "QuantizeOptions", "parse_bits"]
 
 import dataclasses
 import math
-import re
-import types
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from mpqtool.passes.targets import TARGETS
 
 from .errors import OptionError
-from .method_options import EPOCHS, INTEGER_SHARE, LR, METHODS, why_without_effect
+from .method_options import (
+    EPOCHS,
+    EPOCHS_FROM_SCRATCH,
+    HARDWARE,
+    INTEGER_SHARE,
+    LR,
+    LR_FROM_SCRATCH,
+    METHODS,
+    START_BITS,
+    why_without_effect,
+)
+from .option_values import check_types, parse_bits
 
 LOWER = ("full", "fastest")
 CHOICES = {
@@ -22,6 +31,9 @@ CHOICES = {
     "weight_scales": ("kernel", "layer"),
     "weight_grid": ("full", "odd"),
     "init": ("lsq+", "mse", "lsq", "minmax"),
+    "granularity": ("network", "layer", "kernel"),
+    "activation_granularity": ("auto", "network", "layer"),
+    "hardware": HARDWARE,
     "optimizer": tuple(LR),
     "mixed_precision": ("no", "bf16", "fp16"),
     "target": tuple(TARGETS),
@@ -31,31 +43,13 @@ CHOICES = {
 
 _LARGEST_SEED = 2**32 - 1  # numpy takes no more
 
-_BITS = re.compile(r"W(\d+(?:\.\d+)?)A(\d+(?:\.\d+)?)", re.IGNORECASE)
-_LEAST_BITS, _MOST_BITS = 1.0, 8.0
-
-
-def parse_bits(text: str) -> tuple[float, float]:
-    """Read ``W3A6`` or ``W2.5A6``: bits of weights and of activations.
-
-    Raises:
-        OptionError: The text has another form, or a width is not 1 to 8.
-    """
-    match = _BITS.fullmatch(text.strip())
-    if match is None:
-        raise OptionError(f"{text!r} is not a pair of bit-widths; write W3A6 for weights 3, activations 6")
-    weights, activations = (float(part) for part in match.groups())
-    for what, bits in (("weight", weights), ("activation", activations)):
-        if not _LEAST_BITS <= bits <= _MOST_BITS:
-            raise OptionError(f"{text!r}: {what} bits must be 1 to 8, got {bits:g}")
-    return weights, activations
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``epochs`` and ``lr`` may be None: they are numbers once this is built, those of the method and optimizer.
+    ``start_bits``, ``epochs`` and ``lr`` may be None: once this is built, they are what fits the method and
+    the optimizer.
 
     Attributes:
         method: How bit-widths and scales are found.
@@ -66,7 +60,8 @@ class QuantizeOptions:
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         plan: Plan file to apply as it is, without training.
         seed: Seed of every random choice.
-        start_bits: Uniform widths the search starts from, ``W4A8``: weights 4, activations 8.
+        start_bits: Uniform widths the search starts from: impq ``W4A8``, weights 4, activations 8; adaqat
+            ``W8A8``.
         target_bits: Effective widths at which the search stops, ``W3A6``; fractions are allowed.
         max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave,
             against the network at ``start_bits``.
@@ -78,16 +73,24 @@ class QuantizeOptions:
             given.
         weight_scales: One learned scale per ``kernel`` or per ``layer``.
         weight_grid: ``full``: all 2^b signed integers; ``odd``: the odd ones around 0, which 1 bit needs.
-        all_layers: Give the first and the last layer ``bits`` too; else they have 8.
+        all_layers: Treat the first and the last layer as the others; else they have 8 bits.
         init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
-        epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5.
-            0: no training at all.
+        lambda_: What a product of a weight's and an activation's bit costs, in units of the loss (AdaQAT,
+            equation 2): the larger, the fewer bits.
+        granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights.
+        activation_granularity: Whether the ``network`` or each ``layer`` has a width of its activations;
+            ``auto``: ``network`` if ``granularity`` is, else ``layer``.
+        hardware: What the widths are weighed by. ``bitops``: multiply-accumulates; ``size``: weights, the
+            widths of activations stay; ``latency``: the measured time of each layer in ONNX Runtime.
+        from_scratch: Draw the weights anew (Kaiming initialization), instead of fine-tuning the file's.
+        epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5; adaqat in
+            all, 10, from scratch 30. 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per batch.
         accumulate: Batches whose mean gradient makes one step.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
-        lr: Peak learning rate: 0.01 with sgd, 0.001 with adamw.
+        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw.
         weight_decay: Weight decay of kernels and matrices; scales, offsets, biases, normalization have none.
         mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
             (float32), ``bf16`` or ``fp16``.
@@ -95,6 +98,7 @@ class QuantizeOptions:
             ones, in integers; None: never. Less than the epochs before those.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
+        tensorboard: Write TensorBoard files, into ``tensorboard`` in the run directory.
         target: What the integer file is to run on, of ``passes.targets.TARGETS``.
         lower: ``full``: all that can be is integer; ``fastest``: what is slower in integers on this machine
             stays float.
@@ -112,7 +116,7 @@ class QuantizeOptions:
     out: str | None = None
     plan: str | None = None
     seed: int = 0
-    start_bits: str = "W4A8"
+    start_bits: str = None  # type: ignore[assignment]  # __post_init__ puts widths here
     target_bits: str = "W3A6"
     max_drop: float = 1.0
     bits: str = "W4A4"
@@ -121,6 +125,11 @@ class QuantizeOptions:
     weight_grid: str = "full"
     all_layers: bool = False
     init: str = "lsq+"
+    lambda_: float = 0.15
+    granularity: str = "network"
+    activation_granularity: str = "auto"
+    hardware: str = "bitops"
+    from_scratch: bool = False
     epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here
     epoch_samples: int | None = None
     batch_size: int = 64
@@ -132,14 +141,15 @@ class QuantizeOptions:
     patience: int | None = None
     distill: bool = False
     resume: bool = False
+    tensorboard: bool = False
     target: str = "cpu"
     lower: str = "full"
     vnni: bool | None = None
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check_types(self)
         self._check_choices()
-        for name in ("epochs", "lr"):
+        for name in ("start_bits", "epochs", "lr"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self._default(name))
         self._check_effects()
@@ -148,30 +158,24 @@ class QuantizeOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options that have an effect in this run, by name."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if not self._idle(name)}
+        """The options that have an effect in this run, by the name on the command line."""
+        return {
+            name.rstrip("_"): value
+            for name, value in dataclasses.asdict(self).items()
+            if not self._idle(name)
+        }
 
     def _default(self, name: str) -> Any:
-        fitting = {"epochs": EPOCHS[self.method], "lr": LR[self.optimizer]}
+        rates, epochs = (
+            (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS[self.method])
+        )
+        fitting = {
+            "start_bits": START_BITS.get(self.method, "W8A8"), "epochs": epochs, "lr": rates[self.optimizer],
+        }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)
 
     def _idle(self, name: str) -> str | None:
         return why_without_effect(name, self.method, with_plan=self.plan is not None)
-
-    def _check_types(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), hints[field.name]
-            if isinstance(kind, types.UnionType):  # ``int | None``
-                kind = get_args(kind)[0]
-            if value is None and field.default is None:
-                continue
-            if get_origin(kind) is tuple:
-                kind = get_args(kind)[0]
-                if not isinstance(value, tuple | list) or not all(_is_a(kind, entry) for entry in value):
-                    raise OptionError(f"{field.name} must be a tuple of {kind.__name__}, got {value!r}")
-            elif not _is_a(kind, value):
-                raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
 
     def _check_choices(self) -> None:
         for name, allowed in CHOICES.items():
@@ -192,6 +196,11 @@ class QuantizeOptions:
                 f"config {self.config!r} learns offsets, which method 'lsq' has not; choose method 'lsq+', "
                 "or config auto, 1 or 2"
             )
+        if self.hardware == "size" and self.activation_granularity != "auto":
+            raise OptionError(
+                "activation_granularity has no effect with hardware 'size', which leaves the widths of "
+                "activations as they are; leave it out, or choose hardware 'bitops' or 'latency'"
+            )
 
     def _check_widths(self) -> None:
         start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
@@ -199,11 +208,13 @@ class QuantizeOptions:
         for name, widths in (("start_bits", start), ("bits", uniform)):
             if any(width != int(width) for width in widths):
                 raise OptionError(f"{name} are uniform, so whole numbers, got {getattr(self, name)!r}")
-        if any(low > high for low, high in zip(target, start, strict=True)):
+        if self.method == "impq" and any(low > high for low, high in zip(target, start, strict=True)):
             raise OptionError(
                 f"target_bits {self.target_bits!r} must not exceed start_bits {self.start_bits!r}; "
                 "the search only takes bits away"
             )
+        if self.method == "adaqat" and start[1] < 2:
+            raise OptionError(f"start_bits {self.start_bits!r}: activation bits of adaqat must be 2 to 8")
         if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
             raise OptionError(f"bits {self.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
         if uniform[0] < 2 and self.weight_grid == "full":
@@ -224,8 +235,10 @@ class QuantizeOptions:
             )
         if self.seed > _LARGEST_SEED:
             raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise OptionError(f"lr must be positive and finite, got {self.lr!r}")
+        for name in ("lr", "lambda_"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise OptionError(f"{name.rstrip('_')} must be positive and finite, got {value!r}")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise OptionError(f"resize must be a height and a width of at least 1, got {self.resize!r}")
         if self.mean is not None and not all(map(math.isfinite, self.mean)):
@@ -237,9 +250,3 @@ class QuantizeOptions:
         value = getattr(self, name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise OptionError(f"{name} must be at least {least}, got {value!r}")
-
-
-def _is_a(kind: type, value: object) -> bool:
-    """Whether a value is of a type; an int is a float, and True is no number."""
-    allowed = (int, float) if kind is float else kind
-    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))

@@ -15,6 +15,7 @@ from .options import QuantizeOptions
 from .processes import is_main, main_first
 from .reporter import Reporter
 from .result import Result
+from .tensorboard import check_available
 
 
 def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Reporter) -> Result:
@@ -29,6 +30,7 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         The run directory and its ``result.json``.
 
     Raises:
+        OptionError: TensorBoard files are asked for, and the package is missing; nothing was written.
         PassError: The model or the plan cannot be used; nothing was written.
         DataError: The data cannot be used; nothing was written.
         CheckpointError: ``--resume`` does not fit; nothing was written.
@@ -37,6 +39,8 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
     """
     if not is_main():
         reporter = Reporter(silent=True)
+    if options.tensorboard:
+        check_available()
     job = prepare(model_path, options, reporter)  # load, normalize, place quantizers, read the data
     try:
         _begin(job)
@@ -59,5 +63,8 @@ def _begin(job: Job) -> None:
         if job.checkpoint is None:
             (job.out / rundir.LOG).unlink(missing_ok=True)
             shutil.rmtree(job.out / rundir.CHECKPOINT, ignore_errors=True)
+            shutil.rmtree(job.out / rundir.TENSORBOARD, ignore_errors=True)
         job.reporter.open(job.out / rundir.LOG)
+        if job.options.tensorboard:
+            job.reporter.open_board(job.out / rundir.TENSORBOARD)
         job.reporter.event("start", path=str(job.path), resumed=job.checkpoint is not None, **job.identity)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from .tensorboard import Board
+
 logger = logging.getLogger("mpqtool")
 
-_COLUMNS = {"weights_eff": "W", "activations_eff": "A"}
+_COLUMNS = {"weights_eff": "W", "activations_eff": "A", "oscillations": "osc"}
 _KEPT = 10_000  # events held back until the log file is known
 
 
@@ -58,6 +60,7 @@ class Reporter:
         self._silent, self._stream = silent, stream
         self._began = time.monotonic()
         self._log: TextIO | None = None
+        self._board: Board | None = None
         self._early: list[str] = []
         self._bar: RichProgress | None = None
 
@@ -76,16 +79,31 @@ class Reporter:
         self._log.flush()
         self._early.clear()
 
+    def open_board(self, folder: str | os.PathLike[str]) -> None:
+        """Write the numbers of events to this folder too, as TensorBoard files; call it after ``open``.
+
+        A run that goes on from a checkpoint goes on counting the epochs of its log.
+        """
+        from .tensorboard import Board
+
+        lines = [] if self._log is None else _lines(pathlib.Path(self._log.name))
+        self._board = Board(folder, filter(None, map(_record, lines)))
+
     def close(self) -> None:
-        """Close the log file, if there is one."""
+        """Close the files, if there are any."""
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, /, **fields: Any) -> None:
         """Add one line to the log: the kind, the seconds since the start, and the fields."""
         record = {"event": kind, "t": round(time.monotonic() - self._began, 3), **fields}
         line = json.dumps(record, default=_plain) + "\n"
+        if self._board is not None:
+            self._board.add(json.loads(line))
         if self._log is None:
             if len(self._early) < _KEPT:
                 self._early.append(line)
@@ -179,11 +197,17 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 def _warning(line: str) -> str | None:
     """The text of a line of the log that is a warning."""
+    record = _record(line)
+    return record.get("text") if record is not None and record.get("event") == "warning" else None
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The event of a line of the log; None if it is no event."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    return record.get("text") if isinstance(record, dict) and record.get("event") == "warning" else None
+    return record if isinstance(record, dict) else None
 
 
 def _plain(value: Any) -> Any:

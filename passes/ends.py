@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["end_layers"]
+__all__ = ["end_layers", "last_layers"]
 
 import onnx_ir as ir
 
@@ -26,8 +26,8 @@ def end_layers(graph: ir.Graph) -> frozenset[ir.Node]:
     A network of one layer has one, which is both.
     """
     prepared = _prepared(graph)
-    first = {node for node in graph if is_weighted(node) and node.inputs[0] in prepared}
-    return frozenset(first | _last(graph))
+    first = frozenset(node for node in graph if is_weighted(node) and node.inputs[0] in prepared)
+    return first | last_layers(graph)
 
 
 def _prepared(graph: ir.Graph) -> set[ir.Value | None]:
@@ -42,7 +42,8 @@ def _prepared(graph: ir.Graph) -> set[ir.Value | None]:
     return found
 
 
-def _last(graph: ir.Graph) -> set[ir.Node]:
+def last_layers(graph: ir.Graph) -> frozenset[ir.Node]:
+    """The layers next to what comes out of a network: the second half of ``end_layers``."""
     found, seen, waiting = set[ir.Node](), set[ir.Node](), list(graph.outputs)
     while waiting:
         node = waiting.pop().producer()
@@ -53,7 +54,7 @@ def _last(graph: ir.Graph) -> set[ir.Node]:
             found.add(node)
         elif not is_op(node, "Shape", "Size"):
             waiting.extend(value for value in node.inputs if value is not None and not _gates(node, value))
-    return found
+    return frozenset(found)
 
 
 def _gates(node: ir.Node, value: ir.Value) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "canonical_qdq",
     "fold_batch_norm",
+    "insert_batch_norm",
     "lower",
     "lower_like",
     "normalize",
@@ -15,14 +16,22 @@ __all__ = [
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from . import metadata
 from .errors import ModelError, PassError
 from .lower import lowering_passes
 from .lower.canonical import canonical_passes
 from .lower.keep_float import kept_float
-from .normalize import FoldBatchNormPass, InferShapesPass, PositiveBatchNormPass, normal_form
+from .normalize import (
+    FoldBatchNormPass,
+    InferShapesPass,
+    InsertBatchNormPass,
+    PositiveBatchNormPass,
+    normal_form,
+)
 from .normalize.opset import IR_VERSION, OPSET
 from .plan import Plan
 from .quantize import InsertQdqPass, complete
@@ -70,6 +79,21 @@ def fold_batch_norm(model: ir.Model) -> ir.Model:
         model: Normal form; left as it is.
     """
     return _run(FoldBatchNormPass(), model.clone())
+
+
+def insert_batch_norm(
+    model: ir.Model, statistics: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> ir.Model:
+    """A normal model that computes the same, with BatchNormalization put back where a file has it folded.
+
+    Args:
+        model: Normal form; left as it is.
+        statistics: By name of a value of ``without_batch_norm``: its mean and its variance, ``(kernels,)``.
+
+    Raises:
+        PassError: A name is none of those.
+    """
+    return _run(InsertBatchNormPass(statistics), model.clone())
 
 
 def positive_batch_norm(model: ir.Model) -> ir.Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,18 @@ def test_bar_on_a_terminal_shows_columns_and_nests(monkeypatch: pytest.MonkeyPat
     with reporter.progress(1, "again") as progress:  # the first bar is gone, another can be made
         progress.advance()
     assert "again" in stream.getvalue()
+
+
+def test_learned_widths_fit_a_line_of_80_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = _Terminal()
+    with Reporter(stream=stream).progress(1200, "training") as progress:
+        progress.advance(640, weights_eff=3.0, activations_eff=4.0, loss=0.312, oscillations="10/9")
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    assert any(
+        line.startswith("training ")
+        and "W 3.00  A 4.00  loss 0.31  osc 10/9 left -:--:--" in line
+        and len(line.rstrip()) <= 80
+        for line in lines
+    )

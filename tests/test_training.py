@@ -253,7 +253,6 @@ def test_a_split_smaller_than_a_batch_is_one_step(rng: np.random.Generator) -> N
 
 def test_every_epoch_has_its_own_order(rng: np.random.Generator) -> None:
     trainer = _trainer(_split(rng))
-    orders = [
-        torch.cat([batch.inputs[0] for batch in trainer._batches(trainer.batches_per_epoch)]) for _ in range(2)
-    ]
+    count = trainer.batches_per_epoch
+    orders = [torch.cat([batch.inputs[0] for batch in trainer._batches(count)]) for _ in range(2)]
     assert not torch.equal(*orders)

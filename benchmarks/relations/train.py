@@ -30,7 +30,7 @@ from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 from mpqtool.quantizers.calibrate import collect
 from mpqtool.quantizers.initialize import initial_activation
 from mpqtool.reporter import Reporter
-from mpqtool.search import lsq_network
+from mpqtool.run_lsq import lsq_network
 from mpqtool.training import Trainer
 
 from .arms import Arm, Budget

@@ -28,7 +28,7 @@ def _option(name: str, *more: str, help: str, **settings: Any) -> Callable[[_Com
     if name in CHOICES:
         settings["type"] = click.Choice(CHOICES[name])
     return click.option(
-        f"--{name.replace('_', '-')}", *more, name, default=default, help=help,
+        f"--{name.rstrip('_').replace('_', '-')}", *more, name, default=default, help=help,
         show_default=default is not None and default is not False, **settings,
     )  # fmt: skip
 
@@ -40,19 +40,26 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @click.command(
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
-    "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4",
+    "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15",
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
-@_panel("IMPQ search (--method impq)", "start_bits", "target_bits", "max_drop")
+@_panel("Search (--method impq, adaqat)", "start_bits")
+@_panel("IMPQ (--method impq)", "target_bits", "max_drop")
+@_panel(
+    "AdaQAT (--method adaqat)",
+    "lambda_", "granularity", "activation_granularity", "hardware", "from_scratch",
+)  # fmt: skip
+@_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
 @_panel(
     "LSQ and LSQ+ (--method lsq, lsq+)",
-    "bits", "all_layers", "config", "weight_scales", "weight_grid", "init", "patience",
+    "bits", "config", "weight_scales", "weight_grid", "init", "patience",
 )  # fmt: skip
 @_panel(
     "Training (all methods)",
     "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-    "mixed_precision", "distill",
+    "mixed_precision", "distill", "tensorboard",
 )  # fmt: skip
 @_panel("Integer file", "target", "lower", "vnni")
 @_panel("Run", "out", "resume", "seed", "as_json", "help")
@@ -60,7 +67,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned.",
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.",
 )
 @_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
 @_option(
@@ -75,13 +82,32 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "std", type=numbers, metavar="N,N,N", help="Divide pixels by this after that, per channel or for all."
 )
-@_option("start_bits", metavar="WnAn", help="Uniform widths that the search starts from.")
+@_option(
+    "start_bits", metavar="WnAn",
+    help="Uniform widths that the search starts from.  [default: impq W4A8; adaqat W8A8]",
+)  # fmt: skip
 @_option("target_bits", metavar="WnAn", help="Effective widths to stop at; fractions are allowed.")
 @_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
 @_option(
     "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
 )
-@_option("all_layers", is_flag=True, help="Give the first and the last layer --bits too.")
+@_option(
+    "lambda_", type=float,
+    help="What a product of a weight's and an activation's bit costs, in units of the loss: the larger, the "
+    "fewer bits.",
+)  # fmt: skip
+@_option("granularity", help="What has a width of its weights: the network, each layer, or each kernel.")
+@_option(
+    "activation_granularity",
+    help="What has a width of its activations; auto: the network if --granularity is, else each layer.",
+)
+@_option(
+    "hardware",
+    help="What widths are weighed by. bitops: multiply-accumulates. size: weights; activations keep their "
+    "width. latency: the measured time of each layer.",
+)
+@_option("from_scratch", is_flag=True, help="Draw the weights anew, instead of fine-tuning the file's.")
+@_option("all_layers", is_flag=True, help="Treat them as the others; else they have 8 bits.")
 @_option(
     "config",
     help="Codes of activations, LSQ+ table 1. 1: unsigned. 2: signed. 3: signed, learned offset (lsq+). 4: "
@@ -105,20 +131,21 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "epochs", type=int,
-    help="Epochs of training: impq after every change of widths; lsq, lsq+ in all. 0: no training.  "
-    "[default: impq 2; lsq, lsq+ 5]",
+    help="Epochs of training: impq after every change of widths; lsq, lsq+, adaqat in all. 0: no training.  "
+    "[default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30]",
 )  # fmt: skip
 @_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
 @_option("batch_size", type=int, help="Samples per batch.")
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
-@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01; adamw 0.001]")
+@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
 @_option("weight_decay", type=float, help="Of kernels and matrices; scales, offsets and biases have none.")
 @_option(
     "mixed_precision",
     help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",
 )
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
+@_option("tensorboard", is_flag=True, help="Write TensorBoard files as well.")
 @_option("target", help="What it is to run on; see `mpqtool lower --help`.")
 @_option(
     "lower",

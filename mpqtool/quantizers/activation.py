@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ActivationQuantizer"]
+__all__ = ["ActivationQuantizer", "FakeQuantize"]
 
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ class ActivationQuantizer(nn.Module):
     That is without the offset, as in the QDQ file: the layers behind have it in their biases (``attach``),
     and pad with it where they pad with 0.
 
-    The scale is trained with LSQ's gradient (``_FakeQuantize``), the zero point and the offset are fixed.
+    The scale is trained with LSQ's gradient (``FakeQuantize``), the zero point and the offset are fixed.
     With the zero point 0 this is configuration 1 of LSQ+, with ``2**(bits - 1)`` it is configuration 2.
 
     Args:
@@ -131,7 +131,7 @@ class ActivationQuantizer(nn.Module):
             x = x.clamp(min=_LEAST)
         self.elements = x[0].numel()
         damping = gradient_scale(self.elements, high - zero_point)
-        y: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
+        y: Tensor = FakeQuantize.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             x, self.scale, zero_point, high, damping
         )
         return y
@@ -148,7 +148,7 @@ class ActivationQuantizer(nn.Module):
         )
 
 
-class _FakeQuantize(torch.autograd.Function):
+class FakeQuantize(torch.autograd.Function):
     """LSQ's quantizer with a zero point; ``v = x / s``, ``n = -z``, ``p = high - z``.
 
     ``d y / d x = 1`` where ``n < v < p``, else 0.

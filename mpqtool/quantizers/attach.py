@@ -7,6 +7,7 @@ __all__ = [
     "attach",
     "fixed_activation",
     "read_plan",
+    "real_weights",
     "restrain_scales",
     "weight_quantizers",
 ]
@@ -23,9 +24,11 @@ from mpqtool.passes.placement import POOLS
 from mpqtool.passes.plan import ActivationQuant, Plan, WeightQuant
 
 from .activation import ActivationQuantizer
+from .dorefa import DorefaWeightQuantizer
 from .learned_offset import OffsetQuantizer
 from .learned_weight import LsqWeightQuantizer
 from .offset import hand_on_offset
+from .pact import PactQuantizer
 from .weight import WeightQuantizer
 
 _PREFIX = "quantizers"
@@ -155,16 +158,28 @@ def weight_quantizers(module: nn.Module) -> list[WeightQuantizer | LsqWeightQuan
     return [m for m in module.modules() if isinstance(m, WeightQuantizer | LsqWeightQuantizer)]
 
 
-def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | OffsetQuantizer]:
+def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | OffsetQuantizer | PactQuantizer]:
     """Every activation quantizer, in plan order."""
-    return [m for m in module.modules() if isinstance(m, ActivationQuantizer | OffsetQuantizer)]
+    kinds = ActivationQuantizer | OffsetQuantizer | PactQuantizer
+    return [m for m in module.modules() if isinstance(m, kinds)]
 
 
 def restrain_scales(module: nn.Module) -> None:
     """Limit what a step of the optimizer did to every learned scale."""
     for quantizer in module.modules():
-        if isinstance(quantizer, ActivationQuantizer | OffsetQuantizer | LsqWeightQuantizer):
+        if isinstance(quantizer, ActivationQuantizer | OffsetQuantizer | PactQuantizer | LsqWeightQuantizer):
             quantizer.restrain_scale()
+
+
+@torch.no_grad()
+def real_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The weights that are quantized in another form than they are trained in, as they are in that form."""
+    parameters = dict(module.named_parameters())
+    return {
+        q.name: q.real(parameters[q.name])
+        for q in weight_quantizers(module)
+        if isinstance(q, DorefaWeightQuantizer)
+    }
 
 
 def read_plan(module: nn.Module) -> Plan:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "drawn", "fit_codes"]
+__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "drawn", "fit_codes", "passing_unset"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mpqtool.passes.arithmetic import dequantize, quantize
 
 from .activation import ActivationQuantizer
 from .learned_offset import OffsetQuantizer
+from .pact import PactQuantizer
 
 SAMPLES_PER_VALUE = 2**14
 """Elements of a value that the fit looks at; more changed no fitted scale by more than 2 %."""
@@ -101,7 +102,7 @@ class _Collector(fx.Interpreter):
 
     def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
         module = self.fetch_attr(target)
-        if isinstance(module, ActivationQuantizer | OffsetQuantizer):
+        if isinstance(module, ActivationQuantizer | OffsetQuantizer | PactQuantizer):
             if module in self.wanted:
                 self.kept.setdefault(module.name, []).append(drawn(_seen(module, args[0]).flatten()))
             if module in self.wanted or not module.is_set:
@@ -109,13 +110,18 @@ class _Collector(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-def _seen(quantizer: ActivationQuantizer | OffsetQuantizer, x: Tensor) -> Tensor:
+def _seen(quantizer: ActivationQuantizer | OffsetQuantizer | PactQuantizer, x: Tensor) -> Tensor:
     """What codes are to stand for: what a mask sets far below the rest, no lower than Softmax can tell."""
-    if isinstance(quantizer, OffsetQuantizer):
+    if not isinstance(quantizer, ActivationQuantizer):
         return x
     if quantizer.softmax_axis is not None:
         x = x.maximum(x.amax(quantizer.softmax_axis, keepdim=True) - _OUT_OF_SIGHT)
     return x - quantizer.shift
+
+
+def passing_unset(network: fx.GraphModule) -> Callable[..., object]:
+    """The network's forward pass, in which activations without a scale are not quantized."""
+    return _Collector(network, ()).run
 
 
 @torch.no_grad()

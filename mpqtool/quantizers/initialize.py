@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["INITS", "initial_activation", "initial_weight_scale"]
+__all__ = ["INITS", "initial_activation", "initial_clip", "initial_weight_scale"]
 
 import dataclasses
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mpqtool.passes.arithmetic import NOTHING, code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid
+from mpqtool.passes.roles import Role
 
-from .calibrate import drawn
+from .calibrate import drawn, fit_codes
 from .learned_offset import OffsetQuantizer
 
 INITS = ("lsq+", "mse", "lsq", "minmax")
@@ -102,6 +103,23 @@ def initial_activation(
     if init == "minmax":
         return start.scale, start.beta
     return _least_error(x, smallest, largest, low, high, offset)
+
+
+def initial_clip(x: NDArray[np.float32], role: Role, *, bits: int) -> tuple[float, float]:
+    """The clip of an activation with the least squared error, and the share of the codes that is below 0.
+
+    Args:
+        x: Values, any shape.
+        role: Whether values are negative, and how many; signed ones have half of the codes below 0.
+        bits: Width of a code.
+    """
+    levels = 2**bits
+    if role is Role.SIGNED:
+        half = levels // 2
+        scale, _ = initial_activation(x, "mse", low=-half, high=half - 1, offset=False)
+        return scale * (half - 1), 0.5
+    scale, zero_point = fit_codes(x, bits, nonnegative=role is Role.NONNEGATIVE)
+    return scale * (levels - 1 - zero_point), zero_point / levels
 
 
 @dataclasses.dataclass(frozen=True)

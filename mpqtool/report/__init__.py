@@ -17,7 +17,7 @@ from mpqtool.passes.plan import ActivationQuant
 from mpqtool.result import ResultFile
 from mpqtool.rundir import LOG, PLAN, REPORT, RESULT
 
-from . import charts, words
+from . import charts, log, widths, words
 from .ranges import ranges
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -49,11 +49,11 @@ def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"{str(source)!r} is not a result of mpqtool: {where}: {first['msg']}") from error
     page = folder / REPORT
-    write_text(page, _render(result, _plan(folder / PLAN), _warnings(folder / LOG)))
+    write_text(page, _render(result, _plan(folder / PLAN), log.read(folder / LOG)))
     return page
 
 
-def _render(result: ResultFile, activations: list[ActivationQuant], warnings: list[str]) -> str:
+def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Log) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -86,7 +86,9 @@ def _render(result: ResultFile, activations: list[ActivationQuant], warnings: li
         layers=[(layer, charts.segments(layer), charts.mean_bits(layer)) for layer in result.bits.layers],
         ranges=[part for part in (shown[:_OPEN_RANGES], shown[_OPEN_RANGES:]) if part],
         has_offsets=any(found.entry.offset for found in shown),
-        warnings=warnings,
+        warnings=told.warnings,
+        widths=widths.chart(told),
+        endings=widths.endings(told),
         settings=words.settings(result.settings),
     )
 
@@ -98,20 +100,3 @@ def _plan(path: pathlib.Path) -> list[ActivationQuant]:
         return [ActivationQuant.model_validate(entry, extra="ignore") for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _warnings(path: pathlib.Path) -> list[str]:
-    """Read what the run warned of."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return []
-    texts: dict[str, None] = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the line that a killed run left
-        if isinstance(record, dict) and record.get("event") == "warning":
-            texts[str(record.get("text"))] = None
-    return list(texts)

@@ -20,6 +20,7 @@ __all__ = [
     "FusePadIntoConvPass",
     "FuseSiluPass",
     "InferShapesPass",
+    "InsertBatchNormPass",
     "MergeTransposePass",
     "PositiveBatchNormPass",
     "RemoveZeroBiasPass",
@@ -30,6 +31,7 @@ __all__ = [
     "SeparateStatisticsPass",
     "batch_norm_factors",
     "normal_form",
+    "without_batch_norm",
 ]
 
 from collections.abc import Collection
@@ -49,6 +51,7 @@ from .gemm import CanonicalizeGemmPass
 from .hard import FuseHardActivationsPass
 from .identity import EliminateIdentityPass
 from .infer import InferShapesPass
+from .insert_batch_norm import InsertBatchNormPass, without_batch_norm
 from .layer_norm import FuseLayerNormPass
 from .matmul import FlattenMatMulPass
 from .naming import name_pass

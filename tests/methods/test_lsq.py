@@ -22,7 +22,7 @@ from mpqtool.passes.plan import Grid
 from mpqtool.quantizers import OffsetQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, read_plan, weight_quantizers
 from mpqtool.reporter import Reporter
-from mpqtool.search import lsq_network
+from mpqtool.run_lsq import lsq_network
 from mpqtool.training import Trainer
 
 

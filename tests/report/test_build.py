@@ -49,7 +49,7 @@ FULL: dict[str, Any] = NULLS | {
 class _Balance(HTMLParser):
     """Every tag is closed where it should be."""
 
-    VOID = ("meta", "circle", "line", "polyline")
+    VOID = ("meta", "circle", "line", "polyline", "path")
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +166,27 @@ def test_epochs_are_a_training(tmp_path: pathlib.Path) -> None:
     assert "iteration" not in text
     assert "effective bits" not in text
     assert page.count("<polyline") == 1
+
+
+def test_learned_widths_are_shown_where_the_log_has_them(tmp_path: pathlib.Path) -> None:
+    row = {
+        "event": "widths", "stage": "network", "weights": 2.9, "activations": 3.8, "weight_bits": 3.0,
+        "activation_bits": 4.0, "loss": 0.3, "weight_oscillations": 10, "activation_oscillations": 0,
+    }  # fmt: skip
+    stop = {
+        "event": "frozen", "step": 16, "stage": "network", "variable": "weights", "kind": "weights",
+        "bits": 3, "reason": "oscillation",
+    }  # fmt: skip
+    events = [row | {"step": 8}, row | {"step": 16}, stop]
+    history = FULL | {"method": "adaqat", "history": EPOCHS}
+    assert "The bit-widths" not in _text(_page(tmp_path, history))
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    page = _page(tmp_path, history)
+    assert page.count("<svg") == 2
+    assert "The bit-widths bits" in _text(page)
+    assert "weights stop at 3 bits: they oscillated between 2 and 3 (oscillation), step 16 The tr" in _text(
+        page
+    )
 
 
 def test_no_training_is_no_chart(tmp_path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from mpqtool.report import charts
+from mpqtool.report.panel import bounds, ticks
 from mpqtool.report.words import number, short, signed
 from mpqtool.result import LayerBits
 
@@ -33,19 +34,20 @@ def test_distribution_weighs_layers_by_their_weights() -> None:
     ("low", "high"), [(3.0, 8.0), (96.1, 98.2), (5.0, 5.0), (0.0, 0.0), (-0.31, 0.02), (97.991, 97.993)]
 )
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    bottom, top = charts._bounds([high, low])
-    ticks = charts._ticks(bottom, top)
-    assert ticks[0] <= low <= high <= ticks[-1]
-    assert 3 <= len(ticks) <= 8
+    bottom, top = bounds([high, low])
+    found = ticks(bottom, top)
+    assert found[0] <= low <= high <= found[-1]
+    assert 3 <= len(found) <= 8
 
 
 def test_constants_need_no_higher_tick() -> None:
-    assert charts._bounds([100.0, 100.0]) == (99.0, 100.0)
+    assert bounds([100.0, 100.0]) == (99.0, 100.0)
 
 
 def test_kept_epoch_is_the_last_of_the_best() -> None:
     rows = [{"epoch": i, "held_out": value} for i, value in enumerate((1.0, 5.0, math.nan, 5.0, 4.0))]
     assert charts.kept_epoch(rows) == (3, 5.0)
+    assert charts.kept_epoch([{"epoch": 0, "held_out": 9.0, "searching": True}, *rows[1:]]) == (3, 5.0)
     assert charts.kept_epoch([{"iteration": 0, "held_out": 1.0}]) is None
 
 

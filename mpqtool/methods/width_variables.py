@@ -1,0 +1,191 @@
+"""What has a width of its own: the weights of a network, a layer or a kernel, and activations."""
+
+from __future__ import annotations
+
+__all__ = ["Hardware", "Question", "Variable", "grouped", "questions"]
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+
+from mpqtool.hardware import LayerCost
+from mpqtool.quantizers import DorefaWeightQuantizer, PactQuantizer
+from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
+
+from .widths import Width
+
+_FLOAT_BITS = 32
+
+Quantizer = DorefaWeightQuantizer | PactQuantizer
+
+
+@dataclasses.dataclass(eq=False)
+class Variable:
+    """One relaxed width, and what has it.
+
+    Attributes:
+        name: What a log calls it.
+        kind: Weights or activations.
+        members: The quantizers that have this width; kernels of 0 bits stay so.
+        kernel: The kernel of the one quantizer that has it; None: all.
+        width: The width; set by what begins a stage.
+    """
+
+    name: str
+    kind: Literal["weights", "activations"]
+    members: Sequence[Quantizer]
+    kernel: int | None = None
+    width: Width = dataclasses.field(init=False)
+
+    @property
+    def bits(self) -> int:
+        """The most bits that a member has now."""
+        return max(int(self._part(member).max()) for member in self.members)
+
+    @property
+    def elements(self) -> int:
+        """Numbers that have this width."""
+        if self.kernel is not None:
+            return self.members[0].elements
+        return sum(member.elements * max(member.bits.numel(), 1) for member in self.members)
+
+    def use(self, bits: int) -> None:
+        """Give the members so many bits."""
+        for member in self.members:
+            part = self._part(member)
+            part.masked_fill_(part > 0, bits)
+
+    def _part(self, member: Quantizer) -> Tensor:
+        """A view of the member's bits."""
+        return member.bits if self.kernel is None else member.bits[self.kernel]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What one forward pass measures: the loss with one bit less in some variables.
+
+    Of several, the kernels of a layer, each takes its part of the blame, in proportion to ``sum((g *
+    delta)**2)`` over its weights: g is the gradient, delta the change. That is how much the loss grows in the
+    diagonal Fisher approximation.
+
+    Attributes:
+        variables: One, or the kernels of one layer.
+        weight: The weight of those kernels.
+    """
+
+    variables: Sequence[Variable]
+    weight: Tensor | None = None
+
+    @property
+    def open(self) -> list[Variable]:
+        """The variables that it can be asked of now."""
+        return [variable for variable in self.variables if variable.width.can_be_measured]
+
+    def observe(self, bracket: float) -> None:
+        """Take in ``L - L(one bit less)``; called while the gradient of L is there."""
+        asked = self.open
+        for variable, blame in zip(asked, self._blame(asked), strict=True):
+            variable.width.observe(bracket * blame)
+
+    @torch.no_grad()
+    def _blame(self, asked: Sequence[Variable]) -> list[float]:
+        if self.weight is None:
+            return [1.0]
+        quantizer = asked[0].members[0]
+        assert self.weight.grad is not None  # it was trained on, a moment ago
+        before = quantizer(self.weight)
+        for variable in asked:
+            variable.use(variable.width.bits - 1)
+        delta = quantizer(self.weight) - before
+        for variable in asked:
+            variable.use(variable.width.bits)
+        by_kernel = (self.weight.grad * delta).square().flatten(1).sum(1)
+        parts = torch.stack([by_kernel[variable.kernel] for variable in asked])
+        return (parts / parts.sum().clamp(min=1e-30)).tolist()
+
+
+class Hardware:
+    """The hardware term, ``sum share * B_w * B_a`` over layers; uniform widths make it ``B_w * B_a``.
+
+    Source: Gernigon et al., AdaQAT, section III-B; with the layers' shares, its generalization to layers.
+
+    Args:
+        costs: What each layer weighs; shares add up to 1.
+        network: With quantizers.
+    """
+
+    def __init__(self, costs: Sequence[LayerCost], network: fx.GraphModule) -> None:
+        self.costs = costs
+        quantizers = [*weight_quantizers(network), *activation_quantizers(network)]
+        self._quantizers = {quantizer.name: quantizer for quantizer in quantizers}
+
+    def value(self) -> float:
+        """The term at the present widths."""
+        return sum(c.share * self._bits(c.weight) * self._bits(c.input) for c in self.costs)
+
+    def share(self, variable: Variable) -> float:
+        """What part of the term a variable is in, 0 to 1."""
+        whole = sum(share for share, _ in self._others(variable))
+        return whole if variable.kernel is None else whole / len(variable.members[0].bits)
+
+    def slope(self, variable: Variable) -> float:
+        """The derivative by a width as a share of its layers: mean bits of what is multiplied with it."""
+        others = self._others(variable)
+        return sum(share * self._bits(name) for share, name in others) / sum(share for share, _ in others)
+
+    def learned(self) -> tuple[list[DorefaWeightQuantizer], list[PactQuantizer]]:
+        """The weights and the activations that are in the term."""
+        found = {kind: dict.fromkeys(getattr(c, kind) for c in self.costs) for kind in ("weight", "input")}
+        weights = [self._quantizers[name] for name in found["weight"]]
+        inputs = [self._quantizers.get(name) for name in found["input"]]
+        return (
+            [q for q in weights if isinstance(q, DorefaWeightQuantizer)],
+            [q for q in inputs if isinstance(q, PactQuantizer)],
+        )
+
+    def _others(self, variable: Variable) -> list[tuple[float, str | None]]:
+        """Share and name of what is multiplied with a variable."""
+        names = {member.name for member in variable.members}
+        if variable.kind == "weights":
+            return [(c.share, c.input) for c in self.costs if c.weight in names]
+        return [(c.share, c.weight) for c in self.costs if c.input in names]
+
+    def _bits(self, name: str | None) -> float:
+        quantizer = None if name is None else self._quantizers.get(name)
+        return _FLOAT_BITS if quantizer is None else float(quantizer.bits.double().mean())
+
+
+def grouped(
+    kind: Literal["weights", "activations"], members: Sequence[Quantizer], granularity: str
+) -> list[Variable]:
+    """The variables of some quantizers, without widths.
+
+    Args:
+        kind: What the members quantize.
+        members: Quantizers whose widths are learned.
+        granularity: ``network``, ``layer`` or ``kernel``.
+    """
+    if granularity == "network":
+        return [Variable(kind, kind, members)] if members else []
+    if granularity == "layer":
+        return [Variable(member.name, kind, [member]) for member in members]
+    return [
+        Variable(f"{member.name}[{kernel}]", kind, [member], kernel)
+        for member in members
+        for kernel, bits in enumerate(member.bits.tolist())
+        if bits
+    ]
+
+
+def questions(found: Sequence[Variable], parameters: Mapping[str, Tensor]) -> list[Question]:
+    """What can be measured: each variable by itself, but the kernels of a layer together."""
+    layers: dict[str, list[Variable]] = {}
+    for variable in found:
+        if variable.kernel is not None:
+            layers.setdefault(variable.members[0].name, []).append(variable)
+    return [Question([variable]) for variable in found if variable.kernel is None] + [
+        Question(kernels, parameters[name]) for name, kernels in layers.items()
+    ]

@@ -1,0 +1,76 @@
+"""What the page reads from a log."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from mpqtool.report.log import Log, read
+
+
+def _widths(step: int, stage: str = "network", **more: float) -> dict[str, Any]:
+    same = {"weights": 3.0, "activations": 4.0, "weight_bits": 3.0, "activation_bits": 4.0}
+    return {"event": "widths", "step": step, "stage": stage, **same, **more}
+
+
+def _frozen(step: int, variable: str, reason: str = "stall", stage: str = "network") -> dict[str, Any]:
+    return {
+        "event": "frozen", "step": step, "stage": stage, "variable": variable, "kind": "weights",
+        "bits": 3, "reason": reason,
+    }  # fmt: skip
+
+
+def _read(folder: pathlib.Path, *events: dict[str, Any]) -> Log:
+    path = folder / "log.jsonl"
+    path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+    return read(path)
+
+
+def test_no_file_is_an_empty_log(tmp_path: pathlib.Path) -> None:
+    assert read(tmp_path / "log.jsonl") == Log([], [], [])
+
+
+def test_what_is_not_ours_is_left_out(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('3\n{"event": "widths", "step": 1}\n{"event": "frozen"}\n{"event": "epoch"}\n{"ev')
+    assert read(path) == Log([], [], [])
+
+
+def test_a_loss_may_be_missing_or_no_number(tmp_path: pathlib.Path) -> None:
+    log = _read(tmp_path, _widths(8), _widths(16, loss=float("nan")))
+    assert [row.step for row in log.widths] == [8, 16]
+    assert log.widths[0].loss is None
+
+
+def test_steps_that_a_resumed_run_repeats_count_once(tmp_path: pathlib.Path) -> None:
+    first = [_widths(step, loss=1.0) for step in (8, 16, 24, 32)]
+    second = [_widths(step, loss=2.0) for step in (24, 32, 40)]
+    log = _read(
+        tmp_path, *first[:3], _frozen(24, "a"), first[3], _frozen(32, "b"), {"event": "start"},
+        second[0], second[1], second[2], _frozen(40, "weights"),
+    )  # fmt: skip
+    assert [(row.step, row.loss) for row in log.widths] == [(8, 1), (16, 1), (24, 2), (32, 2), (40, 2)]
+    assert [(event.step, event.reason) for event in log.frozen] == [(40, "stall")]
+
+
+def test_the_last_line_may_be_repeated_alone(tmp_path: pathlib.Path) -> None:
+    log = _read(tmp_path, _widths(8), _widths(16, loss=1.0), _frozen(16, "a"), _widths(16, loss=2.0))
+    assert [row.loss for row in log.widths] == [None, 2.0]
+    assert len(log.frozen) == 1
+
+
+def test_a_step_may_end_one_stage_and_begin_another(tmp_path: pathlib.Path) -> None:
+    log = _read(
+        tmp_path, _widths(8), _widths(16), _frozen(16, "a"), _frozen(16, "b"), _widths(16, "layer"),
+        _frozen(16, "a", stage="layer"),
+    )  # fmt: skip
+    assert [(row.step, row.stage) for row in log.widths] == [(8, "network"), (16, "network"), (16, "layer")]
+    assert [(event.variable, event.stage) for event in log.frozen] == [
+        ("a", "network"), ("b", "network"), ("a", "layer"),
+    ]  # fmt: skip
+
+
+def test_warnings_are_there_once(tmp_path: pathlib.Path) -> None:
+    said = [{"event": "warning", "text": text} for text in ("b", "a", "b")]
+    assert _read(tmp_path, *said).warnings == ["b", "a"]
