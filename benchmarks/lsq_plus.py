@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from relations.arms import Arm, Budget, Experiment, Runs
+from relations.page import replace_section
 from relations.plot import picture
 from relations.tables import lsq_plus_relations, lsq_plus_tables
 from relations.train import CHANCE, Bench, run_arm
@@ -48,7 +49,6 @@ QUICK = Budget(float_epochs=1, float_samples=2560, epochs=1, samples=640, batch=
 DEPLOYED = Arm(config=4, bits=2)
 """The arm that is taken to an integer file as well."""
 
-_MARKS = "<!-- lsq_plus -->", "<!-- /lsq_plus -->"
 _CAPTION = "Accuracy by width and configuration; errors at the start and accuracy by initialization"
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     if arguments.write:
         picture_file = arguments.write.with_name("lsq_plus.svg")
         picture_file.write_text(picture(runs, floats["swish"]))
-        _replace(arguments.write, f"{text}\n\n![{_CAPTION}]({picture_file.name})")
+        replace_section(arguments.write, "lsq_plus", f"{text}\n\n![{_CAPTION}]({picture_file.name})")
 
 
 def _wanted(names: list[str], seeds: int | None) -> Iterator[tuple[Arm, int]]:
@@ -150,15 +150,6 @@ def _section(runs: Runs, floats: dict[str, float], deployed: dict[str, Any]) -> 
         f"{verify['codes_compared']:,} codes compared, {verify['codes_different']} different.",
     ]
     return "\n".join(lines)
-
-
-def _replace(page: pathlib.Path, text: str) -> None:
-    """Put a text between the marks of a page."""
-    before, _, rest = page.read_text().partition(_MARKS[0])
-    _, mark, after = rest.partition(_MARKS[1])
-    if not mark:
-        raise SystemExit(f"{page} has no section between {_MARKS[0]} and {_MARKS[1]}; add the two marks")
-    page.write_text(f"{before}{_MARKS[0]}\n{text}\n{_MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 ResNet-20 at 28x28, batch 64: a step of the network as it is written in torch, of the same imported from ONNX,
 with the W4A8 quantizers of IMPQ, with the W4A4 quantizers of LSQ, and of LSQ+ with an offset at every
-activation, and of the integer simulation that the last epochs train.
+activation, and of the integer simulation that the last epochs train. Then eight steps at W4A4 with the
+quantizers of AdaQAT, without a search and with one in full swing, which takes forward passes of its own.
 """
 
 from __future__ import annotations
@@ -12,23 +13,39 @@ from __future__ import annotations
 import argparse
 import pathlib
 import tempfile
+from collections.abc import Callable
 
+import onnx_ir as ir
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mpqtool
+from mpqtool.batch import Batch
+from mpqtool.data import Split
+from mpqtool.hardware import layer_costs
 from mpqtool.importer import import_graph
+from mpqtool.methods.adaqat import AdaQat, AdaQatSettings
 from mpqtool.methods.lsq import initialize
+from mpqtool.methods.width_search import SearchSettings
 from mpqtool.passes import pipelines
+from mpqtool.passes.ends import end_layers
 from mpqtool.passes.load import load_model
-from mpqtool.passes.place import place
+from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
+from mpqtool.passes.place import free_values, place
 from mpqtool.passes.plan import Grid
+from mpqtool.passes.roles import roles
 from mpqtool.quantizers.attach import activation_quantizers, attach, restrain_scales, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.reporter import Reporter
+from mpqtool.run_adaqat import adaqat_network
 from mpqtool.run_lsq import lsq_network
 from mpqtool.runtime.interleaved import interleaved, table
 from mpqtool.simulate import IntegerSimulation
+from mpqtool.training import Trainer
 from mpqtool.zoo import resnet20
+
+_UPDATE = 8
+"""Steps of AdaQAT from one update of the widths to the next."""
 
 
 def main() -> None:
@@ -80,6 +97,87 @@ def main() -> None:
     }
     things = {name: (lambda network=network: step(network)) for name, network in networks.items()}
     print(table(interleaved(things, rounds=arguments.rounds), reference="torch"))
+
+    plain = "W4A4 without a search"
+    things = {plain: _steps(_learning(model, folded, x, label, "network"), x, label, searching=False)}
+    for granularity in ("network", "layer", "kernel"):
+        method = _learning(model, folded, x, label, granularity)
+        things[f"AdaQAT, a width for each {granularity}"] = _steps(method, x, label, searching=True)
+    print(f"\n{_UPDATE} steps")
+    print(table(interleaved(things, rounds=arguments.rounds), reference=plain))
+
+
+def _learning(model: ir.Model, folded: ir.Model, x: Tensor, label: Tensor, granularity: str) -> AdaQat:
+    """AdaQAT at W4A4, ready to train, with a search that settles nothing."""
+    ends = end_layers(folded.graph)
+    plan = place(folded, weight_bits=4, activation_bits=4, grid=Grid.ODD, end_bits=8)
+    inputs = {str(value.name): x.numpy() for value in folded.graph.inputs}
+    passed_over = {*free_values(folded), *inputs}
+    found = {name: role for name, role in roles(folded, plan).items() if name not in passed_over}
+    fixed = {node.inputs[1].name for node in ends if node.inputs[1] is not None}
+    learned = [entry.name for entry in plan.weights if entry.name not in fixed]
+    reporter = Reporter(silent=True)
+    trainer = Trainer(
+        Split(inputs, label.numpy()),
+        teacher=None,
+        batch_size=len(x),
+        epoch_samples=None,
+        seed=0,
+        reporter=reporter,
+    )
+    # So many steps that the rates are next to nothing, and no width comes to its end.
+    search = SearchSettings(
+        balance=0.15,
+        weights=granularity,
+        activations="network" if granularity == "network" else "layer",
+        steps=10**9,
+    )
+    method = AdaQat(
+        adaqat_network(
+            import_graph(model), plan, normalized=batch_norm_factors(model), clipped=found, scratch=False
+        ),
+        trainer,
+        held_out=lambda network: 0.0,
+        batches=lambda: iter([(x,)]),
+        settings=AdaQatSettings(
+            epochs=1,
+            lr=0.01,
+            free=frozenset(free_values(folded)),
+            search=search,
+            costs=layer_costs(folded, plan, "bitops", learned=learned, inputs=inputs),
+            roles=found,
+        ),
+        reporter=reporter,
+        save=lambda checkpoint: None,
+    )
+    method.initialize()
+    return method
+
+
+def _steps(method: AdaQat, x: Tensor, label: Tensor, *, searching: bool) -> Callable[[], None]:
+    """Steps of training from one update of the widths to the next, without those of the optimizer."""
+    network, search, trainer, batch = method.network, method.search, method.trainer, Batch([x], label, None)
+    network.train()
+    if searching and search.stage != search.settings.stages[-1]:
+        for variable in search.variables:
+            variable.width.settle("budget")
+        search.step = -1  # so that the steps that are timed begin behind an update
+        search.before_step(torch.tensor(0.0))
+    for variable in search.variables:
+        variable.width.value -= 0.5  # between two widths, where both are measured
+
+    def steps() -> None:
+        for _ in range(_UPDATE):
+            if searching:
+                search.before_forward(batch)
+            loss = trainer.loss(network, batch)
+            loss.backward()
+            if searching:
+                search.before_step(loss.detach())
+            restrain_scales(network)
+            network.zero_grad()
+
+    return steps
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from .checkpoint import tensors_under
+from .quantizers import PactQuantizer
 
 _MOMENTUM, _WARMUP = 0.9, 0.1
 _SLOTS, _SCALER = "optimizer/", "scaler/"
@@ -24,8 +25,8 @@ class Recipe:
 
     Attributes:
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` (its defaults in torch).
-        weight_decay: Of matrices and kernels only, never of scales, offsets, biases or normalization, nor of
-            other vectors, whatever axes of length 1 they have.
+        weight_decay: Of matrices, kernels and the clips of PACT (Choi et al., PACT, section 3.1), never of
+            scales, offsets, biases or normalization, nor of other vectors, whatever axes of length 1 they have.
         accumulate: Batches whose mean gradient makes one step of the optimizer.
         mixed_precision: ``no``, ``bf16`` or ``fp16``: what layers multiply in while training.
     """
@@ -38,10 +39,15 @@ class Recipe:
 
 def make_optimizer(module: nn.Module, lr: float, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of a recipe over all parameters that require a gradient."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    clips = {id(m.alpha) for m in module.modules() if isinstance(m, PactQuantizer)}
+    decayed, others = list[Tensor](), list[Tensor]()
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            decays = id(parameter) in clips or not _is_vector(parameter)
+            (decayed if decays else others).append(parameter)
     groups = [
-        {"params": [p for p in trained if not _is_vector(p)], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if _is_vector(p)], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":

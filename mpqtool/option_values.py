@@ -42,7 +42,7 @@ def check_types(options: DataclassInstance) -> None:
     """
     hints = get_type_hints(type(options))
     for field in dataclasses.fields(options):
-        value, kind = getattr(options, field.name), hints[field.name]
+        name, value, kind = field.name.rstrip("_"), getattr(options, field.name), hints[field.name]
         if isinstance(kind, types.UnionType):  # ``int | None``
             kind = get_args(kind)[0]
         if value is None and field.default is None:
@@ -50,9 +50,9 @@ def check_types(options: DataclassInstance) -> None:
         if get_origin(kind) is tuple:
             kind = get_args(kind)[0]
             if not isinstance(value, tuple | list) or not all(_is_a(kind, entry) for entry in value):
-                raise OptionError(f"{field.name} must be a tuple of {kind.__name__}, got {value!r}")
+                raise OptionError(f"{name} must be a tuple of {kind.__name__}, got {value!r}")
         elif not _is_a(kind, value):
-            raise OptionError(f"{field.name} must be of type {kind.__name__}, got {value!r}")
+            raise OptionError(f"{name} must be of type {kind.__name__}, got {value!r}")
 
 
 def _is_a(kind: type, value: object) -> bool:

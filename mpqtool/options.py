@@ -91,7 +91,7 @@ class QuantizeOptions:
         accumulate: Batches whose mean gradient makes one step.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
         lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw.
-        weight_decay: Weight decay of kernels and matrices; scales, offsets, biases, normalization have none.
+        weight_decay: Weight decay of kernels, matrices and clips of PACT; nothing else has any.
         mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
             (float32), ``bf16`` or ``fp16``.
         patience: Epochs without a better metric on held-out data after which training goes on to the last

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from swish_network import swish_network, swish_split
 
-from mpqtool.finish import _rescaled, _short
+from mpqtool.finish import _fold, _rescaled, _short
+from mpqtool.importer import import_graph
+from mpqtool.job import prepare
+from mpqtool.options import QuantizeOptions
 from mpqtool.passes.arithmetic import quantize_weight
 from mpqtool.passes.plan import Grid, WeightQuant
+from mpqtool.quantizers import ActivationQuantizer, DorefaWeightQuantizer, PactQuantizer
+from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
+from mpqtool.reporter import Reporter
+from mpqtool.run_adaqat import adaqat
+from mpqtool.run_trainer import make_trainer
 
 
 @given(scale=st.floats(1e-6, 1e3), codes=st.tuples(st.integers(-255, 255), st.integers(-255, 255)))
@@ -36,3 +49,34 @@ def test_folding_keeps_the_codes_up_to_the_sign(rng: np.random.Generator, grid: 
     np.testing.assert_array_equal(after[1:3], np.sign(factor[1:3, None]) * before[1:3])
     assert folded.bits == (2, 4, 8, 0)  # times 0: no bits, all codes 0
     assert not after[3].any()
+
+
+def test_folding_keeps_the_codes_of_dorefa(tmp_path: pathlib.Path, rng: np.random.Generator) -> None:
+    """They are of tanh(w), and of w without it in the last layer: the folded file has neither."""
+    ir.save(swish_network(rng), tmp_path / "m.onnx")
+    split = swish_split(rng, 60)
+    np.savez(tmp_path / "m.npz", x=split.inputs["x"], label=split.labels)
+    options = QuantizeOptions(method="adaqat", out=str(tmp_path / "out"))
+    job = prepare(tmp_path / "m.onnx", options, Reporter(silent=True))
+    network = adaqat(job, make_trainer(job, job.tuning)).network
+    for quantizer in activation_quantizers(network):
+        if isinstance(quantizer, PactQuantizer):
+            quantizer.set_numbers(alpha=3.0, share=0.0)
+        elif isinstance(quantizer, ActivationQuantizer):
+            quantizer.set_numbers(scale=0.05, zero_point=0 if quantizer.nonnegative else 128)
+    trained, parameters = {}, dict(network.named_parameters())
+    for width, quantizer in enumerate(weight_quantizers(network), start=1):
+        assert isinstance(quantizer, DorefaWeightQuantizer)
+        quantizer.bits.fill_(width)
+        trained[quantizer.name] = quantizer.codes(quantizer.real(parameters[quantizer.name])).detach()
+
+    model, plan = _fold(job, network)
+
+    folded = attach(import_graph(model), plan)
+    parameters = dict(folded.named_parameters())
+    assert [max(entry.bits) for entry in plan.weights] == [1, 2, 3, 4, 5]
+    for quantizer in weight_quantizers(folded):
+        codes = quantizer.codes(parameters[quantizer.name]).detach()
+        # No BatchNormalization of this network turns a sign.
+        assert torch.equal(codes, trained[quantizer.name])
+        assert bool((codes % 2 == 1).all())

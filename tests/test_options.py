@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpqtool.errors import OptionError
-from mpqtool.method_options import METHODS_OF
+from mpqtool.method_options import EPOCHS, METHODS_OF, START_BITS
 from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.initialize import INITS
@@ -43,12 +43,15 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, got 'magic'"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, got 'magic'"),
         ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
         ({"config": 4}, "config must be of type str, got 4"),
         ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),
         ({"weight_grid": "signed"}, "weight_grid must be one of full, odd, got 'signed'"),
         ({"init": "max"}, r"init must be one of lsq\+, mse, lsq, minmax, got 'max'"),
+        ({"granularity": "channel"}, "granularity must be one of network, layer, kernel, got 'channel'"),
+        ({"activation_granularity": "kernel"}, "must be one of auto, network, layer, got 'kernel'"),
+        ({"hardware": "energy"}, "hardware must be one of bitops, size, latency, got 'energy'"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, got 'adam'"),
         ({"mixed_precision": "fp8"}, "mixed_precision must be one of no, bf16, fp16, got 'fp8'"),
         ({"target": "tpu"}, "target must be one of cpu, standard, cuda, got 'tpu'"),
@@ -57,6 +60,16 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"start_bits": "W3.5A8"}, "start_bits are uniform, so whole numbers, got 'W3.5A8'"),
         ({"target_bits": "W5A6"}, "'W5A6' must not exceed start_bits 'W4A8'"),
         ({"target_bits": "W3A8", "start_bits": "W4A7"}, "must not exceed"),
+        ({"method": "adaqat", "start_bits": "W4A1"}, "'W4A1': activation bits of adaqat must be 2 to 8"),
+        ({"method": "adaqat", "start_bits": "W4.5A8"}, "start_bits are uniform, so whole numbers"),
+        ({"method": "adaqat", "lambda_": 0}, "^lambda must be positive and finite, got 0$"),
+        ({"method": "adaqat", "lambda_": float("nan")}, "^lambda must be positive and finite, got nan$"),
+        ({"method": "adaqat", "lambda_": "much"}, "^lambda must be of type float, got 'much'$"),
+        ({"method": "adaqat", "from_scratch": 1}, "from_scratch must be of type bool, got 1"),
+        (
+            {"method": "adaqat", "hardware": "size", "activation_granularity": "layer"},
+            "activation_granularity has no effect with hardware 'size', .* choose hardware 'bitops' or",
+        ),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
         ({"seed": True}, "seed must be of type int, got True"),
@@ -107,10 +120,12 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `--([a-z-]+)` \| ([^|]+) \| [^|]+ \|$", readme, re.MULTILINE)
-    said = {name.replace("-", "_"): default.strip("`") for name, default in rows}
+    said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
+    said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = {"all_layers": "off", "distill": "off", "resume": "off", "patience": "none"}
-    words |= {"epoch_samples": "all", "epochs": "2; 5", "lr": "0.01; 0.001"}
+    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch"), "off")
+    words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
+    words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
 
 
@@ -123,7 +138,9 @@ _OTHER_THAN_DEFAULT = {
     "start_bits": "W5A8", "target_bits": "W2A5", "max_drop": 2.0, "bits": "W2A2", "config": "2",
     "weight_scales": "layer", "weight_grid": "odd", "all_layers": True, "init": "mse", "patience": 3,
     "epochs": 9, "epoch_samples": 7, "batch_size": 8, "accumulate": 2, "optimizer": "adamw", "lr": 0.5,
-    "weight_decay": 0.0, "mixed_precision": "bf16", "distill": True, "resume": True,
+    "weight_decay": 0.0, "mixed_precision": "bf16", "distill": True, "resume": True, "tensorboard": True,
+    "lambda_": 0.5, "granularity": "kernel", "activation_granularity": "layer", "hardware": "latency",
+    "from_scratch": True,
 }  # fmt: skip
 
 
@@ -134,24 +151,25 @@ def test_every_option_of_a_method_is_tried_below() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", METHODS_OF)
 def test_an_option_is_taken_by_its_methods_alone(method: str, name: str) -> None:
-    options = {"method": method, name: _OTHER_THAN_DEFAULT[name]}
+    options, said = {"method": method, name: _OTHER_THAN_DEFAULT[name]}, name.rstrip("_")
     if method in METHODS_OF[name]:
         made = QuantizeOptions(**options)
-        assert getattr(made, name) == made.settings[name] == _OTHER_THAN_DEFAULT[name]
+        assert getattr(made, name) == made.settings[said] == _OTHER_THAN_DEFAULT[name]
         return
     with pytest.raises(OptionError) as caught:
         QuantizeOptions(**options)
     assert str(caught.value) == (
-        f"{name} has no effect with method {method!r}, only with {' and '.join(METHODS_OF[name])}; "
-        f"choose another method, or leave {name} out"
+        f"{said} has no effect with method {method!r}, only with {' and '.join(METHODS_OF[name])}; "
+        f"choose another method, or leave {said} out"
     )
-    assert name not in QuantizeOptions(method=method).settings
+    assert said not in QuantizeOptions(method=method).settings
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", METHODS_OF)
 def test_a_plan_takes_no_option_of_a_method(method: str, name: str) -> None:
-    with pytest.raises(OptionError, match=f"^{name} has no effect with a plan, .*; leave one out$"):
+    said = name.rstrip("_")
+    with pytest.raises(OptionError, match=f"^{said} has no effect with a plan, .*; leave one out$"):
         QuantizeOptions(method=method, plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
 
 
@@ -171,6 +189,10 @@ def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
         ({"method": "lsq+", "optimizer": "adamw"}, 5, 0.001),
         ({"optimizer": "adamw"}, 2, 0.001),
         ({"method": "lsq", "epochs": 0, "lr": 1}, 0, 1),
+        ({"method": "adaqat"}, 10, 0.01),
+        ({"method": "adaqat", "from_scratch": True}, 30, 0.1),
+        ({"method": "adaqat", "from_scratch": True, "optimizer": "adamw"}, 30, 0.001),
+        ({"method": "adaqat", "from_scratch": True, "epochs": 3, "lr": 0.2}, 3, 0.2),
     ],
 )
 def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: float) -> None:
@@ -180,8 +202,18 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
     assert QuantizeOptions(**dataclasses.asdict(made)) == made
 
 
-def test_options_made_again_from_their_own_values_are_the_same_with_a_plan() -> None:
-    options = QuantizeOptions(method="lsq+", plan="plan.json")
+@pytest.mark.parametrize(("method", "bits"), [("impq", "W4A8"), ("adaqat", "W8A8")])
+def test_the_start_depends_on_the_method(method: str, bits: str) -> None:
+    made = QuantizeOptions(method=method)
+    assert made.start_bits == made.settings["start_bits"] == bits
+    assert QuantizeOptions(method=method, start_bits="W5A8").settings["start_bits"] == "W5A8"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("plan", [None, "plan.json"])
+def test_options_of_any_method_are_made_again(method: str, plan: str | None) -> None:
+    """As ``--resume`` and the Python API do; none of the defaults put in is then one of another method."""
+    options = QuantizeOptions(method=method, plan=plan)
     assert QuantizeOptions(**dataclasses.asdict(options)) == options
 
 
@@ -193,6 +225,9 @@ def test_options_made_again_from_their_own_values_are_the_same_with_a_plan() -> 
         {"method": "lsq", "config": "2"},
         {"method": "lsq", "patience": 15, "epochs": 20},
         {"method": "lsq+", "patience": 1, "epochs": 2},
+        {"method": "adaqat", "start_bits": "W1A2", "lambda_": 1},
+        {"method": "adaqat", "hardware": "size", "granularity": "kernel"},
+        {"method": "adaqat", "granularity": "network", "activation_granularity": "layer"},
         {"mean": (0, 0.5, 1), "std": (0.5,), "resize": (8, 9)},
         *({"method": "lsq+", "config": config} for config in CHOICES["config"]),
     ],

@@ -13,12 +13,13 @@ from swish_network import swish_network, swish_split
 
 from mpqtool import search
 from mpqtool.job import Job, prepare
+from mpqtool.methods.adaqat import AdaQat
 from mpqtool.methods.impq import Impq
 from mpqtool.methods.lsq import Lsq
 from mpqtool.optimization import Recipe
-from mpqtool.options import QuantizeOptions
+from mpqtool.options import METHODS, QuantizeOptions
 from mpqtool.passes.plan import Grid
-from mpqtool.quantizers import LsqWeightQuantizer, OffsetQuantizer
+from mpqtool.quantizers import ActivationQuantizer, Gain, LsqWeightQuantizer, OffsetQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 from mpqtool.reporter import Reporter
 
@@ -37,10 +38,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder / "m.onnx"
 
 
-def _begun(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Job, Lsq | Impq]:
+def _begun(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Job, Any]:
     """The method as ``search`` makes it of these options; it does not run."""
-    made: list[Lsq | Impq] = []
-    for kind in (Lsq, Impq):
+    made: list[Lsq | Impq | AdaQat] = []
+    for kind in (Lsq, Impq, AdaQat):
         monkeypatch.setattr(kind, "run", lambda method: made.append(method) or [])
     job = prepare(model, QuantizeOptions(**options), Reporter(silent=True))
     search.search(job)
@@ -48,7 +49,7 @@ def _begun(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **options: Any)
     return job, method
 
 
-@pytest.mark.parametrize("method", ["impq", "lsq", "lsq+"])
+@pytest.mark.parametrize("method", METHODS)
 def test_options_of_the_training(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr("mpqtool.training.check_precision", lambda *_: None)  # a CPU need not have bf16
     job, begun = _begun(model, monkeypatch, method=method, **TRAINING)
@@ -126,3 +127,80 @@ def test_activations_of_lsq_plus(
     assert {q.low for q in configured if isinstance(q, OffsetQuantizer)} == lows
     assert {int(q.zero_point) for q in configured if not isinstance(q, OffsetQuantizer)} == zero_points
     assert {int(q.bits) for q in configured} == {5}
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "activations"),
+    [
+        ({}, "network", "network"),
+        ({"granularity": "layer"}, "layer", "layer"),
+        ({"granularity": "kernel"}, "kernel", "layer"),
+        ({"granularity": "kernel", "activation_granularity": "network"}, "kernel", "network"),
+        ({"activation_granularity": "layer"}, "network", "layer"),
+        ({"granularity": "layer", "hardware": "size"}, "layer", None),
+    ],
+)
+def test_settings_of_adaqat(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], weights: str,
+    activations: str | None,
+) -> None:  # fmt: skip
+    _, begun = _begun(
+        model, monkeypatch, method="adaqat", lambda_=0.25, seed=5, epochs=10, batch_size=8, **options
+    )
+    settings, search_settings = begun.settings, begun.settings.search
+    assert dataclasses.asdict(search_settings) == {
+        "balance": 0.25, "weights": weights, "activations": activations, "seed": 5, "least_weights": 1,
+        "least_activations": 2, "steps": begun.trainer.steps(6),
+    }  # fmt: skip
+    assert begun.trainer.steps(6) == 6 * begun.trainer.steps_per_epoch
+    assert (settings.epochs, settings.lr, settings.span, settings.clip) == (8, 0.01, (0.0, 0.8), None)
+    assert sum(cost.share for cost in settings.costs) == pytest.approx(1)
+    kinds = {variable.kind for variable in begun.search.variables}
+    assert kinds == ({"weights"} if activations is None else {"weights", "activations"})
+
+
+@pytest.mark.parametrize("all_layers", [False, True])
+def test_widths_that_adaqat_begins_with(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, all_layers: bool
+) -> None:
+    _, begun = _begun(model, monkeypatch, method="adaqat", start_bits="W5A6", all_layers=all_layers)
+    ends = 5 if all_layers else 8
+    assert [set(w.bits.tolist()) for w in weight_quantizers(begun.network)] == [{ends}, {5}, {5}, {5}, {ends}]
+    assert [cost.weight for cost in begun.settings.costs] == (
+        ["w0", "w1", "w2", "w3", "w4"] if all_layers else ["w1", "w2", "w3"]
+    )
+    learned = {member.name: member for v in begun.search.variables for member in v.members}
+    assert {int(q.bits) for q in learned.values() if isinstance(q, PactQuantizer)} == {6}
+    (image,) = [q for q in activation_quantizers(begun.network) if q.name == "x"]
+    assert isinstance(image, ActivationQuantizer)
+    assert int(image.bits) == 8
+    assert not image.learned_scale.requires_grad  # the data do not change
+
+
+def test_weights_of_adaqat_are_those_of_the_file(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, begun = _begun(model, monkeypatch, method="adaqat")
+    parameters = dict(begun.network.named_parameters())
+    for name in ("w0", "w4"):
+        np.testing.assert_array_equal(
+            parameters[name].detach().numpy(), job.model.graph.initializers[name].const_value.numpy()
+        )
+    # Nothing behind the last layer hides its gain.
+    assert [w.gain for w in weight_quantizers(begun.network)] == [Gain.ONE] * 4 + [Gain.LEAST_SQUARES]
+
+
+def test_from_scratch_nothing_is_left_of_the_file(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, begun = _begun(model, monkeypatch, method="adaqat", from_scratch=True, seed=3)
+    drawn = {name: tensor.detach().numpy() for name, tensor in begun.network.named_parameters()}
+    for name in ("w0", "w1", "w2", "w3", "w4"):
+        assert not np.isin(drawn[name], job.model.graph.initializers[name].const_value.numpy()).any()
+    assert not drawn["bias4"].any()
+    assert begun.settings.clip == 8.0
+    assert begun.settings.epochs == 0.8 * 30
+    assert [w.gain for w in weight_quantizers(begun.network)] == [Gain.ONE] * 4 + [Gain.CONSTANT]
+    again = _begun(model, monkeypatch, method="adaqat", from_scratch=True, seed=3)[1]
+    for name, tensor in again.network.named_parameters():
+        np.testing.assert_array_equal(tensor.detach().numpy(), drawn[name])

@@ -6,6 +6,8 @@ activation function behind it, a linear bottleneck. 14 thousand weights, 0.7 mil
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -57,15 +59,17 @@ def network(activation: str) -> nn.Module:
     return module
 
 
-def trained(activation: str, split: Split, *, epochs: int, samples: int, reporter: Reporter) -> nn.Module:
-    """The network trained in float, for some epochs of so many images."""
+def trained(
+    make: Callable[[], nn.Module], split: Split, *, epochs: int, samples: int, reporter: Reporter, label: str
+) -> nn.Module:
+    """A network trained in float, for some epochs of so many images."""
     torch.manual_seed(0)
-    module = network(activation)
+    module = make()
     trainer = Trainer(
         split, teacher=None, batch_size=_BATCH, epoch_samples=samples, seed=0, reporter=reporter,
         recipe=Recipe(weight_decay=_WEIGHT_DECAY),
     )  # fmt: skip
-    trainer.fit(_Tuple(module), epochs=epochs, lr=_LR, label=f"{activation} in float")
+    trainer.fit(_Tuple(module), epochs=epochs, lr=_LR, label=f"{label} in float")
     return module
 
 

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from .arms import Runs
-from .tables import INITS, STARTED, STARTS, SWISH, spread
+from .page import spread
+from .svg import bounds, document, text, ticks
+from .tables import INITS, STARTED, STARTS, SWISH
 
 _COLORS = {1: "#0072b2", 2: "#d55e00", 3: "#cc79a7", 4: "#009e73"}  # Okabe and Ito: told apart by everyone
 _WIDTH, _HEIGHT, _TOP, _BOTTOM = 960, 340, 46, 300
-_STYLE = (
-    "text{font:12px sans-serif}.title{font-weight:bold}.middle{text-anchor:middle}"
-    ".end{text-anchor:end}.grid{stroke:#ddd}.line{fill:none;stroke-width:2}.bar{stroke-width:1.5}"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +36,12 @@ class _Panel:
         return _TOP + (_BOTTOM - _TOP) * (self.high - value) / (self.high - self.low)
 
     def frame(self) -> list[str]:
-        parts = [_text(self.left, _TOP - 22, self.title, "title")]
-        for tick in _ticks(self.low, self.high):
+        parts = [text(self.left, _TOP - 22, self.title, "title")]
+        for tick in ticks(self.low, self.high):
             y = self.y(tick)
             parts.append(f'<path class="grid" d="M{self.left} {y:.1f}H{self.right}"/>')
-            parts.append(_text(self.left - 6, y + 4, f"{tick:g}", "end"))
-        return parts + [_text(self.x(i), _BOTTOM + 18, n, "middle") for i, n in enumerate(self.names)]
+            parts.append(text(self.left - 6, y + 4, f"{tick:g}", "end"))
+        return parts + [text(self.x(i), _BOTTOM + 18, n, "middle") for i, n in enumerate(self.names)]
 
     def error_bar(self, place: float, middle: float, half: float, color: str) -> str:
         x, top, bottom = self.x(place), self.y(middle + half), self.y(middle - half)
@@ -59,11 +57,8 @@ class _Panel:
 def picture(runs: Runs, float_accuracy: float) -> str:
     """Accuracy by width and configuration; errors at the start and accuracy at the end by initialization."""
     body = [*_by_bits(runs, float_accuracy), *_errors(runs), *_by_init(runs)]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Accuracy of LSQ+ by configuration, width and initialization"><style>{_STYLE}</style>'
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>{"".join(body)}</svg>\n'
-    )
+    label = "Accuracy of LSQ+ by configuration, width and initialization"
+    return document(body, _WIDTH, _HEIGHT, label)
 
 
 def _by_bits(runs: Runs, float_accuracy: float) -> list[str]:
@@ -71,14 +66,14 @@ def _by_bits(runs: Runs, float_accuracy: float) -> list[str]:
     found = runs.values(SWISH.values())
     cells = {place: found[arm] for place, arm in SWISH.items()}
     lowest = min((fmean(v) - spread(v) for v in cells.values() if v), default=0)
-    low, high = _bounds(lowest, float_accuracy)
+    low, high = bounds(lowest, float_accuracy)
     panel = _Panel("Swish, accuracy in %", 44, 380, [f"W{b}A{b}" for b in widths], low, high)
     y = panel.y(float_accuracy)
     parts = [
         *panel.frame(),
         f'<path stroke="#333" stroke-dasharray="4 3" d="M{panel.left} {y:.1f}H{panel.right}"/>',
     ]
-    parts.append(_text(panel.left + 4, y - 5, "float"))
+    parts.append(text(panel.left + 4, y - 5, "float"))
     labels = []
     for number, (config, color) in enumerate(_COLORS.items()):
         aside = 0.05 * (number - 1.5)  # so that error bars do not hide each other
@@ -96,14 +91,14 @@ def _by_bits(runs: Runs, float_accuracy: float) -> list[str]:
     below = -math.inf
     for y, label, color in sorted(labels):
         below = max(y + 4, below + 14)
-        parts.append(_text(panel.x(len(widths) - 1) + 18, below, label, color=color))
+        parts.append(text(panel.x(len(widths) - 1) + 18, below, label, color=color))
     return parts
 
 
 def _errors(runs: Runs) -> list[str]:
     keys = ("weight_error", "activation_error")
     cells = {(i, k): runs.values(STARTED.values(), k)[STARTED[i]] for i in INITS for k in keys}
-    low, high = _bounds(0, max((fmean(v) for v in cells.values() if v), default=1))
+    low, high = bounds(0, max((fmean(v) for v in cells.values() if v), default=1))
     panel = _Panel("W2A2, squared error at the start", 440, 680, list(INITS.values()), low, high)
     parts = panel.frame()
     for (init, key), values in cells.items():
@@ -115,14 +110,14 @@ def _errors(runs: Runs) -> list[str]:
             )
     for place, (key, color) in enumerate(zip(keys, ("#999999", "#e69f00"), strict=True)):
         parts.append(f'<rect x="560" y="{_TOP + 4 + 18 * place}" width="10" height="10" fill="{color}"/>')
-        parts.append(_text(575, _TOP + 13 + 18 * place, STARTS[key].removeprefix("error of ")))
+        parts.append(text(575, _TOP + 13 + 18 * place, STARTS[key].removeprefix("error of ")))
     return parts
 
 
 def _by_init(runs: Runs) -> list[str]:
     cells = runs.values(STARTED.values())
     every = [value for values in cells.values() for value in values] or [0, 1]
-    low, high = _bounds(min(every), max(every))
+    low, high = bounds(min(every), max(every))
     panel = _Panel("W2A2, accuracy in % by seed", 730, 950, list(INITS.values()), low, high)
     parts = panel.frame()
     for place, values in enumerate(cells.values()):
@@ -130,26 +125,5 @@ def _by_init(runs: Runs) -> list[str]:
             parts += [panel.dot(place, value, "#56b4e9") for value in values]
             x, y = panel.x(place), panel.y(fmean(values))
             parts.append(f'<path class="line" stroke="#333" d="M{x - 16:.1f} {y:.1f}h32"/>')
-            parts.append(_text(x, _BOTTOM + 33, f"± {spread(values):.2f}", "middle"))
+            parts.append(text(x, _BOTTOM + 33, f"± {spread(values):.2f}", "middle"))
     return parts
-
-
-def _text(x: float, y: float, text: str, css: str = "", *, color: str = "#333") -> str:
-    return f'<text class="{css}" fill="{color}" x="{x:.1f}" y="{y:.1f}">{text}</text>'
-
-
-def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, for three to six ticks."""
-    power = 10.0 ** math.floor(math.log10(max(span, 1e-9) / 3))
-    return next((power * m for m in (1, 2, 5) if span / (power * m) <= 5), power * 10)
-
-
-def _bounds(low: float, high: float) -> tuple[float, float]:
-    """Whole steps around a range."""
-    step = _step(high - low)
-    return math.floor(low / step) * step, math.ceil(high / step) * step or step
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    step = _step(high - low)
-    return [round(low + i * step, 10) for i in range(round((high - low) / step) + 1)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Relation", "lsq_plus_relations", "lsq_plus_tables"]
+__all__ = ["lsq_plus_relations", "lsq_plus_tables"]
 
-import dataclasses
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from .arms import Arm, Runs
+from .page import Relation, cell, noise, table
 
 CONFIGS = {
     1: "Config 1: unsigned, symmetric (LSQ)",
@@ -28,64 +27,28 @@ OFFSETS = {
 STARTS = {"weight_error": "error of weights", "activation_error": "error of activations", "loss": "loss"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Relation:
-    """What the paper's numbers say, and whether ours do.
-
-    Attributes:
-        experiment: Whose runs it is about.
-        text: The relation.
-        numbers: What was measured.
-        holds: None where runs are missing.
-    """
-
-    experiment: str
-    text: str
-    numbers: str
-    holds: bool | None
-
-    def __str__(self) -> str:
-        verdict = {True: "holds", False: "**does not hold**", None: "not measured"}[self.holds]
-        return f"| {self.experiment} | {self.text} | {self.numbers} | {verdict} |"
-
-
-def spread(values: list[float]) -> float:
-    """Standard deviation over seeds."""
-    return stdev(values) if len(values) > 1 else 0.0
-
-
 def lsq_plus_tables(runs: Runs, floats: dict[str, float]) -> str:
     """Tables 2 to 6 of the paper, with the accuracy of the float networks by activation function."""
     swish, relu = runs.values(SWISH.values()), runs.values(RELU.values())
     inits, offsets = runs.values(STARTED.values()), runs.values(OFFSETS.values())
     starts = [runs.values(STARTED.values(), key) for key in STARTS]
-    configurations = [[name, *(_cell(swish[SWISH[c, b]]) for b in (2, 3, 4))] for c, name in CONFIGS.items()]
+    configurations = [[name, *(cell(swish[SWISH[c, b]]) for b in (2, 3, 4))] for c, name in CONFIGS.items()]
     initializations = [
-        [name, *(_cell(start[STARTED[init]], 3) for start in starts), _cell(inits[STARTED[init]])]
+        [name, *(cell(start[STARTED[init]], 3) for start in starts), cell(inits[STARTED[init]])]
         for init, name in INITS.items()
     ]
     return "\n\n".join(
         [
             f"E1, tables 2 and 3: configurations, Swish network (float {floats['swish']:.2f} %)",
-            _table(["", "W2A2", "W3A3", "W4A4"], configurations),
+            table(["", "W2A2", "W3A3", "W4A4"], configurations),
             f"E2, table 4: configurations, ReLU network (float {floats['relu']:.2f} %)",
-            _table(["", "W2A2"], [[name, _cell(relu[RELU[c]])] for c, name in CONFIGS.items()]),
+            table(["", "W2A2"], [[name, cell(relu[RELU[c]])] for c, name in CONFIGS.items()]),
             "E3, table 5: initializations, Swish network, config 4; at the start, and accuracy at the end",
-            _table(["", *STARTS.values(), "W2A2"], initializations),
+            table(["", *STARTS.values(), "W2A2"], initializations),
             "E4, table 6: offsets, Swish network, config 4",
-            _table(["offset", "W4A4"], [[name, _cell(offsets[arm])] for name, arm in OFFSETS.items()]),
+            table(["offset", "W4A4"], [[name, cell(offsets[arm])] for name, arm in OFFSETS.items()]),
         ]
     )
-
-
-def _cell(values: list[float], digits: int = 2) -> str:
-    """Mean and spread."""
-    return f"{fmean(values):.{digits}f} ± {spread(values):.{digits}f}" if values else "-"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def lsq_plus_relations(runs: Runs) -> list[Relation]:
@@ -130,9 +93,8 @@ def _alike(experiment: str, text: str, arms: list[list[float]]) -> Relation:
     if min(map(len, arms)) < 2:
         return Relation(experiment, text, "", None)
     means = [fmean(arm) for arm in arms]
-    noise = 2 * fmean([spread(arm) ** 2 for arm in arms]) ** 0.5
-    apart = max(means) - min(means)
-    return Relation(experiment, text, f"{apart:.2f} apart, twice the spread {noise:.2f}", apart <= noise)
+    apart, most = max(means) - min(means), noise(arms)
+    return Relation(experiment, text, f"{apart:.2f} apart, twice the spread {most:.2f}", apart <= most)
 
 
 def _start_order(runs: Runs, key: str) -> Relation:

@@ -34,7 +34,7 @@ from mpqtool.run_lsq import lsq_network
 from mpqtool.training import Trainer
 
 from .arms import Arm, Budget
-from .network import trained
+from .network import network, trained
 
 CHANCE = 10.0
 """Accuracy of a network that says nothing, in percent."""
@@ -67,7 +67,10 @@ class Bench:
         epochs, samples = self.budget.float_epochs, self.budget.float_samples
         path = self.out / f"{activation}_{epochs}x{samples}.onnx"
         if not path.exists():
-            module = trained(activation, self.train, epochs=epochs, samples=samples, reporter=Reporter())
+            module = trained(
+                lambda: network(activation), self.train,
+                epochs=epochs, samples=samples, reporter=Reporter(), label=activation,
+            )  # fmt: skip
             mpqtool.export_onnx(module, path)
         return path
 

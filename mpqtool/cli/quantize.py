@@ -139,7 +139,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
 @_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
-@_option("weight_decay", type=float, help="Of kernels and matrices; scales, offsets and biases have none.")
+@_option("weight_decay", type=float, help="Of kernels, matrices and clips; scales, offsets and biases have none.")
 @_option(
     "mixed_precision",
     help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",

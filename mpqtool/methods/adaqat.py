@@ -61,7 +61,10 @@ class AdaQat(EpochMethod[AdaQatSettings]):
         return not self.search.is_done
 
     def more_state(self) -> dict[str, Any]:
-        return {"search": self.search.state(), "costs": [dataclasses.astuple(c) for c in self.settings.costs]}
+        return {
+            "search": self.search.state(),
+            "costs": [dataclasses.astuple(c) for c in self.search.hardware.costs],
+        }
 
     def resume(self, checkpoint: Checkpoint) -> None:
         super().resume(checkpoint)

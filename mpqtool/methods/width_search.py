@@ -69,6 +69,8 @@ class SearchSettings:
     def stages(self) -> tuple[str, ...]:
         """The stages, in order."""
         finest = max(STAGES.index(name) for name in (self.weights, self.activations or "network"))
+        if self.steps < 2:  # too few for two stages
+            return (STAGES[finest],)
         return ("network",) if finest == 0 else ("network", STAGES[finest])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Hardware", "Question", "Variable", "grouped", "questions"]
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -96,15 +97,18 @@ class Question:
             return [1.0]
         quantizer = asked[0].members[0]
         assert self.weight.grad is not None  # it was trained on, a moment ago
-        before = quantizer(self.weight)
         for variable in asked:
             variable.use(variable.width.bits - 1)
-        delta = quantizer(self.weight) - before
+        less = quantizer(self.weight)
         for variable in asked:
             variable.use(variable.width.bits)
+        delta = less - quantizer(self.weight)  # in this order: its scale is that of the present bits again
         by_kernel = (self.weight.grad * delta).square().flatten(1).sum(1)
         parts = torch.stack([by_kernel[variable.kernel] for variable in asked])
-        return (parts / parts.sum().clamp(min=1e-30)).tolist()
+        total = float(parts.sum())
+        if not 0 < total < math.inf:  # gradients in float16 overflow until their scale has settled
+            return [1 / len(asked)] * len(asked)
+        return (parts / total).tolist()
 
 
 class Hardware:

@@ -32,10 +32,10 @@ class Width:
         most: Bits that it never exceeds.
         rate: Bits per step and unit of the gradient, eta of the paper.
         bits: What is used.
-        bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed; 0 before
-            the first.
+        bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed, or N
+            was whole; 0 before the first.
         measured: How many there were.
-        slope: Moving average of the gradient; None before the first.
+        slope: Moving average of the gradient, as far as N followed it; None before the first.
         oscillations: Changes of ``bits`` back to where they came from, without another between.
         pair: The two numbers of bits it last changed between; None: it has not changed.
         changed: The step at which ``bits`` changed last.
@@ -69,7 +69,9 @@ class Width:
         return not self.is_settled and self.value != self.bits and self.bits > self.least
 
     def observe(self, bracket: float) -> None:
-        """Take in ``L(bits) - L(bits - 1)``, both measured on one batch."""
+        """Take in ``L(bits) - L(bits - 1)``, both measured on one batch; what is no number says nothing."""
+        if not math.isfinite(bracket):
+            return
         self.measured += 1
         self.bracket += (bracket - self.bracket) / min(self.measured, _MEMORY)
 
@@ -83,10 +85,13 @@ class Width:
             steps: How many steps this stands for.
             step: The present step.
         """
-        former = gradient if self.slope is None else self.slope
-        self.slope = _DECAY * former + (1 - _DECAY) * gradient
-        move = max(-_MOST_AT_ONCE, min(_MOST_AT_ONCE, -self.rate * steps * gradient))
-        self.value = max(float(self.least), min(float(self.most), self.value + move))
+        move, before = max(-_MOST_AT_ONCE, min(_MOST_AT_ONCE, -self.rate * steps * gradient)), self.value
+        self.value = max(float(self.least), min(float(self.most), before + move))
+        followed = (before - self.value) / (self.rate * steps)  # at an end, a steep slope moves nothing
+        former = followed if self.slope is None else self.slope
+        self.slope = _DECAY * former + (1 - _DECAY) * followed
+        if self.value == self.bits:  # floor and ceiling are the same: what was measured is not its slope
+            self.bracket, self.measured = 0.0, 0
         if self.value <= self.least:
             self._use(self.least, step)
             self.settle("bound")
@@ -111,9 +116,10 @@ class Width:
         """
         if self.is_settled:
             return
+        rests = self.slope is not None and abs(self.slope) * self.rate * patience < _STILL
         if self.oscillations >= OSCILLATIONS:
             self.settle("oscillation")
-        elif step - self.changed >= patience and abs(self.slope or 0.0) * self.rate * patience < _STILL:
+        elif rests and step - self.changed >= patience:
             self.settle("stall")
 
     def _use(self, bits: int, step: int) -> None:

@@ -82,7 +82,9 @@ class DorefaWeightQuantizer(WeightQuantizer):
         quantized = super().forward(unit)
         if self.gain is Gain.CONSTANT:
             outputs = len(weight) * self.positions
-            return 1 / (outputs * quantized.var(correction=0)).sqrt().expand(len(weight))
+            # Weights that are all the same have no variance, and keep their size.
+            c = (outputs * quantized.var(correction=0)).rsqrt().nan_to_num(posinf=1.0)
+            return c.expand(len(weight))
         power = quantized.square().flatten(1).sum(1)
         return ((weight * quantized).flatten(1).sum(1) / power).nan_to_num(1.0).clamp(min=NOTHING)
 

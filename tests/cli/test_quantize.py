@@ -76,7 +76,7 @@ def test_options_of_the_command_are_the_fields_of_the_dataclass() -> None:
     parameters = {p.name: p for p in command.params if p.name not in ("model", "as_json")}
     assert {name: parameter.default for name, parameter in parameters.items()} == fields
     for name, parameter in parameters.items():
-        assert f"--{name.replace('_', '-')}" in parameter.opts
+        assert f"--{name.rstrip('_').replace('_', '-')}" in parameter.opts
         choices = getattr(parameter.type, "choices", None)
         assert choices == CHOICES.get(name), name
 
@@ -92,12 +92,16 @@ def _lines_of_help(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = _lines_of_help(width, monkeypatch)
     flags = [line.split()[1].split("/")[0] for line in lines if line.startswith("│ --")]
-    expected = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(QuantizeOptions)]
+    names = [field.name.rstrip("_") for field in dataclasses.fields(QuantizeOptions)]
+    expected = [f"--{name.replace('_', '-')}" for name in names]
     assert sorted(flags) == sorted([*expected, "--json", "--help"])
     assert [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")] == [
         "Method",
         "Data",
-        "IMPQ search (--method impq)",
+        "Search (--method impq, adaqat)",
+        "IMPQ (--method impq)",
+        "AdaQAT (--method adaqat)",
+        "First and last layer (--method lsq, lsq+, adaqat)",
         "LSQ and LSQ+ (--method lsq, lsq+)",
         "Training (all methods)",
         "Integer file",
@@ -107,8 +111,12 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("title", "methods"), [("IMPQ", ("impq",)), ("LSQ", ("lsq", "lsq+")), ("Training", METHODS)]
-)
+    ("title", "methods"),
+    [
+        ("Search", ("impq", "adaqat")), ("IMPQ", ("impq",)), ("AdaQAT", ("adaqat",)),
+        ("First", ("lsq", "lsq+", "adaqat")), ("LSQ", ("lsq", "lsq+")), ("Training", METHODS),
+    ],
+)  # fmt: skip
 def test_panels_name_the_methods_that_have_their_options(title: str, methods: tuple[str, ...]) -> None:
     (panel,) = (panel for panel in command.panels if panel.name.startswith(title))
     of_these = {name for name, having in METHODS_OF.items() if having == methods}
@@ -140,6 +148,18 @@ def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
         method="lsq+", bits="W2A3", config="4", weight_scales="layer", weight_grid="odd", all_layers=True,
         init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=6,
         mixed_precision="bf16", lr=0.001,
+    )  # fmt: skip
+
+
+def test_options_of_adaqat_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "adaqat", "--lambda", "0.3", "--granularity", "kernel", "--hardware", "latency"]
+    arguments += ["--activation-granularity", "network", "--from-scratch", "--start-bits", "W6A8"]
+    arguments += ["--tensorboard", "--all-layers"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="adaqat", lambda_=0.3, granularity="kernel", hardware="latency", from_scratch=True,
+        activation_granularity="network", start_bits="W6A8", tensorboard=True, all_layers=True,
+        epochs=30, lr=0.1,
     )  # fmt: skip
 
 
@@ -213,6 +233,8 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
         pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
         pytest.param(["m.onnx", "--bits", "W2A2"], "only with lsq and lsq+; choose", id="other-method"),
         pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
+        pytest.param(["m.onnx", "--lambda", "0.1"], "lambda has no effect with method 'impq'", id="lambda"),
+        pytest.param(["m.onnx", "--method", "adaqat", "--lambda", "0"], "lambda must be positive", id="zero"),
         pytest.param(["m.onnx", "--config", "5"], "'5' is not one of 'auto', '1'", id="choice"),
         pytest.param(["m.onnx", "--plan", "p.json", "--lr", "1"], "lr has no effect with a plan", id="plan"),
         pytest.param(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpqtool.errors import DataError
 from mpqtool.importer import import_graph
-from mpqtool.methods.batch_norm import output_statistics, reestimate
+from mpqtool.methods.batch_norm import held_statistics, output_statistics, reestimate
 from mpqtool.passes.load import load_model
 from mpqtool.passes.normalize import without_batch_norm
 from mpqtool.passes.pipelines import fold_batch_norm, insert_batch_norm, normalize
@@ -67,6 +67,30 @@ def test_momentum_and_mode_are_given_back_whatever_happens(rng: np.random.Genera
         raise AssertionError("a batch of another shape must not pass")
     assert norm.momentum == before
     assert not network.training
+
+
+def test_held_statistics_are_those_from_before(rng: np.random.Generator) -> None:
+    network, free = (import_graph(normalize(parse(TEXT))).train() for _ in range(2))
+    x = torch.from_numpy(rng.normal(size=(4, 2, 3)).astype(np.float32))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    with held_statistics(network):
+        (held,) = network(x)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(held, free(x)[0])  # normalized by the batch all the same
+    network(x)
+    assert all(torch.equal(tensor, free.state_dict()[name]) for name, tensor in network.state_dict().items())
+    assert not torch.equal(network.state_dict()["m"], before["m"])
+
+
+def test_statistics_are_held_no_longer_whatever_happens() -> None:
+    network = import_graph(normalize(parse(TEXT))).train()
+    (norm,) = [m for m in network.modules() if hasattr(m, "momentum")]
+    before = norm.momentum
+    with pytest.raises(RuntimeError), held_statistics(network):
+        network(torch.zeros(2, 7))
+    assert norm.momentum == before > 0
 
 
 _SQUARES = "net (float[N, 2, p] x) => (float[N, 2, p] y) { a = Neg(x) y = Mul(a, a) }"

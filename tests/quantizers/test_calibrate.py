@@ -5,9 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from graphs import normal
 
+from mpqtool.importer import import_graph
 from mpqtool.passes.arithmetic import dequantize, quantize
-from mpqtool.quantizers.calibrate import drawn, fit_codes
+from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
+from mpqtool.quantizers import ActivationQuantizer, PactQuantizer
+from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
+from mpqtool.quantizers.calibrate import collect, drawn, fit_codes, passing_unset
 
 
 def _error(x: np.ndarray, scale: float, zero_point: int, bits: int) -> float:
@@ -54,3 +59,49 @@ def test_channels_of_few_values_are_not_missed() -> None:
     assert set(drawn(values).tolist()) == set(range(8))
     assert torch.equal(drawn(values), drawn(values))
     assert len(drawn(values, 100)) == 100
+
+
+def test_what_has_no_scale_passes_through_and_the_rest_is_quantized(rng: np.random.Generator) -> None:
+    model = normal(
+        """net (float[N, 3] x) => (float[N, 4] y) {
+            h = Gemm <transB = 1> (x, w)
+            r = Relu (h)
+            y = Gemm <transB = 1> (r, v)
+        }""",
+        {"w": rng.normal(size=(5, 3)), "v": rng.normal(size=(4, 5))},
+    )
+    plan = Plan(
+        weights=(WeightQuant(name="w", bits=(3,) * 5, grid=Grid.ODD, scale=(0.3,) * 5),),
+        activations=(
+            ActivationQuant(name="x", bits=8, scale=0.5, zero_point=128), ActivationQuant(name="r", bits=2),
+        ),
+    )  # fmt: skip
+    network = attach(
+        import_graph(model), plan,
+        make_activation=lambda entry, _: _activation(entry),
+    ).eval()  # fmt: skip
+    x = torch.from_numpy(rng.normal(size=(6, 3)).astype(np.float32))
+    w, v = (dict(network.named_parameters())[name] for name in "wv")
+    (weight,) = weight_quantizers(network)
+    given = torch.round(x / 0.5) * 0.5
+    hidden = torch.relu(given @ weight(w).T)
+
+    (found,) = passing_unset(network)(x)
+
+    torch.testing.assert_close(found, hidden @ v.T)
+    _, second = activation_quantizers(network)
+    assert second.elements == 5
+    np.testing.assert_allclose(collect(network, [(x,)], [second])["r"], hidden.detach().flatten(), rtol=1e-6)
+    assert isinstance(second, PactQuantizer)
+    second.set_numbers(alpha=0.5, share=0.0)
+    (clipped,) = passing_unset(network)(x)
+    torch.testing.assert_close(clipped, network(x)[0])
+    assert not torch.allclose(clipped, found)
+
+
+def _activation(entry: ActivationQuant) -> torch.nn.Module:
+    if entry.scale is None or entry.zero_point is None:
+        return PactQuantizer(entry.name, entry.bits)
+    made = ActivationQuantizer(entry.name, entry.bits, zero_point=entry.zero_point, nonnegative=False)
+    made.set_numbers(scale=entry.scale, zero_point=entry.zero_point)
+    return made

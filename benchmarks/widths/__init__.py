@@ -1,0 +1,1 @@
+"""What the benchmark of learned bit-widths is made of."""

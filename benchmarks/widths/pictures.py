@@ -1,0 +1,112 @@
+"""Pictures of the runs: accuracy over BitOPs, and the widths of one run over its steps."""
+
+from __future__ import annotations
+
+__all__ = ["accuracy_over_bitops", "widths_over_steps"]
+
+import dataclasses
+import pathlib
+from statistics import fmean
+
+from relations.page import spread
+from relations.svg import bounds, document, text, ticks
+
+from mpqtool.report.log import read
+from mpqtool.report.widths import chart
+
+from .runs import Bench, Run
+from .tables import BALANCED, GRANULAR
+
+_COLORS = {"network": "#0072b2", "layer": "#d55e00", "kernel": "#009e73"}  # Okabe and Ito
+_WIDTH, _HEIGHT = 760, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 730, 46, 360
+_STYLE = (
+    "svg{background:#fff}text{font:12px sans-serif;fill:#767f8e}.axis{fill:#4d5665;font-weight:600}"
+    ".label{fill:#14181f}.end{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:#eceef2}"
+    ".line,.ring{fill:none;stroke-width:2}.weights{stroke:#1f66d0}.activations{stroke:#c2570c}"
+    ".metric{stroke:#0f766e}.line.thin,.line.raw{stroke-width:1}.raw{opacity:.35}"
+    ".stage{stroke:#767f8e;stroke-dasharray:2 4}"
+)
+"""The colors of the report in daylight; a file of its own has no style sheet around it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plane:
+    """A plotting area; ranges along both axes."""
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def x(self, value: float) -> float:
+        low, high = self.across
+        return _LEFT + (_RIGHT - _LEFT) * (value - low) / (high - low)
+
+    def y(self, value: float) -> float:
+        low, high = self.up
+        return _TOP + (_BOTTOM - _TOP) * (high - value) / (high - low)
+
+    def frame(self, title: str, below: str) -> list[str]:
+        parts = [text(_LEFT, _TOP - 22, title, "title"), text(_RIGHT, _BOTTOM + 40, below, "end")]
+        for tick in ticks(*self.up):
+            parts.append(f'<path class="grid" d="M{_LEFT} {self.y(tick):.1f}H{_RIGHT}"/>')
+            parts.append(text(_LEFT - 6, self.y(tick) + 4, f"{tick:g}", "end"))
+        return parts + [
+            text(self.x(tick), _BOTTOM + 18, f"{tick:g}", "middle") for tick in ticks(*self.across)
+        ]
+
+    def point(self, runs: list[Run], color: str) -> str:
+        """A dot at the means, with the spread of both as bars."""
+        (x, dx), (y, dy) = (
+            (fmean(found), spread(found))
+            for found in ([run.bitops for run in runs], [run.integer for run in runs])
+        )
+        bar = f"M{self.x(x - dx):.1f} {self.y(y):.1f}H{self.x(x + dx):.1f}"
+        bar += f"M{self.x(x):.1f} {self.y(y - dy):.1f}V{self.y(y + dy):.1f}"
+        return (
+            f'<path class="bar" stroke="{color}" d="{bar}"/>'
+            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4" fill="{color}"/>'
+        )
+
+
+def accuracy_over_bitops(bench: Bench) -> str:
+    """Accuracy of the integer file over BitOPs, a line for each granularity, a point for each lambda."""
+    lines = GRANULAR | {"network": BALANCED}
+    found = bench.runs([arm for arms in lines.values() for arm in arms.values()])
+    every = [run for runs in found.values() for run in runs]
+    if not every:
+        return document([], _WIDTH, _HEIGHT, "Nothing was measured")
+    costs, accuracies = [run.bitops for run in every], [run.integer for run in every]
+    float_accuracy = every[0].float_accuracy
+    plane = _Plane(bounds(min(costs), max(costs)), bounds(min(accuracies), max(*accuracies, float_accuracy)))
+    y = plane.y(float_accuracy)
+    body = [
+        *plane.frame("Accuracy of the integer file in %, by lambda", "BitOPs (G)"),
+        f'<path stroke="#333" stroke-dasharray="4 3" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>',
+        text(_LEFT + 4, y - 5, "float"),
+    ]
+    for place, (name, arms) in enumerate(lines.items()):
+        color = _COLORS[name]
+        body.append(text(_RIGHT - 130, _BOTTOM - 50 + 18 * place, f"{name}-wise", color=color))
+        points = sorted(
+            (fmean(run.bitops for run in found[arm]), fmean(run.integer for run in found[arm]), value)
+            for value, arm in arms.items()
+            if found[arm]
+        )
+        path = " ".join(f"{plane.x(cost):.1f},{plane.y(accuracy):.1f}" for cost, accuracy, _ in points)
+        body.append(f'<polyline class="line" stroke="{color}" points="{path}"/>')
+        body += [plane.point(found[arm], color) for arm in arms.values() if found[arm]]
+        # Beside the bars, and each granularity on a side of its own.
+        right, down, css = {"network": (7, 16, ""), "layer": (7, -8, ""), "kernel": (-7, -8, "end")}[name]
+        for cost, accuracy, value in points:
+            at = plane.x(cost) + right, plane.y(accuracy) + down
+            body.append(text(*at, f"{value:g}", css, color=color))
+    return document(body, _WIDTH, _HEIGHT, "Accuracy over BitOPs, by granularity and lambda")
+
+
+def widths_over_steps(log: pathlib.Path) -> str | None:
+    """The paper's figure 1, of one run; None where its log has too little for one."""
+    drawn = chart(read(log))
+    if drawn is None:
+        return None
+    start, rest = str(drawn).split(">", 1)
+    return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{rest}\n'

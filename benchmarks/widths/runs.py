@@ -1,0 +1,229 @@
+"""What is compared: calls of ``mpqtool.quantize``, whose run directories are kept, and what came of them."""
+
+from __future__ import annotations
+
+__all__ = ["Arm", "Bench", "Budget", "Run"]
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from relations.network import trained
+
+import mpqtool
+from mpqtool import rundir
+from mpqtool.data import load_data
+from mpqtool.report.log import read
+from mpqtool.reporter import Reporter
+from mpqtool.zoo.resnet import CifarResNet
+
+REASONS = ("oscillation", "bound", "stall", "budget")
+"""The rules that settle a width."""
+_BLOCKS, _WIDTH = 1, 8
+"""Blocks of a stage and channels of the first one: ResNet-8, of half the usual channels."""
+_GIGA = 1e9
+_FLOAT_BITS = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to learn widths; the attributes are options of ``mpqtool.quantize``."""
+
+    lambda_: float = 0.15
+    granularity: str = "network"
+    hardware: str = "bitops"
+    from_scratch: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{self.granularity}-wise", f"lambda {self.lambda_:g}", self.hardware]
+        return ", ".join([*words, "from scratch"] if self.from_scratch else words)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much is trained: the float network, and every run.
+
+    Attributes:
+        float_epochs: Epochs of the float network.
+        epochs: Epochs of a run.
+        longer: Times as many from scratch.
+        samples: Images of one epoch of a run.
+        batch: Images of a step of a run.
+        images: Images that there are for training and for testing; None: all of the data set.
+    """
+
+    float_epochs: int
+    epochs: int
+    longer: int
+    samples: int
+    batch: int
+    images: tuple[int, int] | None = None
+
+    def epochs_of(self, arm: Arm) -> int:
+        return self.epochs * (self.longer if arm.from_scratch else 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What came of one run.
+
+    Attributes:
+        weights: Mean bits of the weights between the first and the last layer.
+        activations: Mean bits of what these layers multiply, over their multiply-accumulates.
+        product: Mean of the products of both, over their multiply-accumulates: the hardware term.
+        bitops: In units of 1e9, of all layers.
+        wcr: Compression rate of the weights, as the paper counts it.
+        integer: Top-1 of the integer file on the test images, in percent.
+        fake_quant: The same of the network that was trained.
+        float_accuracy: The same of the float network.
+        float_bitops: BitOPs of the float network, of 32 bits each.
+        reasons: How many widths a rule settled, by kind and rule.
+        is_settled: Whether each width was, by a rule that has a name.
+        minutes: What it took.
+    """
+
+    weights: float
+    activations: float
+    product: float
+    bitops: float
+    wcr: float
+    integer: float
+    fake_quant: float
+    float_accuracy: float
+    float_bitops: float
+    reasons: Counter[tuple[str, str]]
+    is_settled: bool
+    minutes: float
+
+    @property
+    def to_float(self) -> float:
+        """Points that the integer file has more than the float network."""
+        return self.integer - self.float_accuracy
+
+
+class Bench:
+    """What all runs share, and those that are there.
+
+    Args:
+        data: Folder with the IDX files.
+        out: Where float networks and run directories are kept.
+        budget: How much is trained.
+    """
+
+    def __init__(self, data: str, out: pathlib.Path, budget: Budget) -> None:
+        self.budget = budget
+        shape = f"{budget.epochs}x{budget.samples}_batch{budget.batch}"
+        self.out = out / f"resnet{6 * _BLOCKS + 2}_{_WIDTH}_float{budget.float_epochs}_{shape}"
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.spec = f"idx:{data}"
+        if budget.images is not None:
+            self.spec = _fewer(self.spec, budget.images, self.out / "few.npz")
+        self._runs: dict[tuple[Arm, int], Run] = {}
+
+    @functools.cached_property
+    def float_file(self) -> pathlib.Path:
+        """The float network as an ONNX file; trained where it is not there yet."""
+        path = self.out / "float.onnx"
+        if not path.exists():
+            train = load_data(self.spec).train
+            module = trained(
+                functools.partial(CifarResNet, _BLOCKS, width=_WIDTH, in_channels=1), train,
+                epochs=self.budget.float_epochs, samples=len(train), reporter=Reporter(), label="ResNet-8",
+            )  # fmt: skip
+            mpqtool.export_onnx(module, path, input_shape=(1, 28, 28))
+        return path
+
+    def folder(self, arm: Arm, seed: int) -> pathlib.Path:
+        """The run directory."""
+        start = "scratch" if arm.from_scratch else "tuned"
+        return self.out / f"{arm.granularity}_{arm.hardware}_{arm.lambda_:g}_{start}_seed{seed}"
+
+    def find(self, arm: Arm, seed: int) -> Run | None:
+        """What a run gave; None: it is yet to be made, or was made with other settings."""
+        if (arm, seed) in self._runs:
+            return self._runs[arm, seed]
+        path = self.folder(arm, seed) / rundir.RESULT
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text())
+        settings = {"seed": seed} | result["settings"]
+        wanted = self._options(arm, seed).items()
+        if any(settings.get(name.rstrip("_")) != value for name, value in wanted):
+            return None
+        if result["model"]["sha256"] != hashlib.sha256(self.float_file.read_bytes()).hexdigest():
+            return None
+        self._runs[arm, seed] = _run(result, arm, path.with_name(rundir.LOG))
+        return self._runs[arm, seed]
+
+    def make(self, arm: Arm, seed: int) -> Run:
+        """Make a run, or go on with one that was killed."""
+        out = self.folder(arm, seed)
+        begun = (out / rundir.CHECKPOINT).exists() and not (out / rundir.RESULT).exists()
+        mpqtool.quantize(
+            self.float_file, data=self.spec, out=out, resume=begun, reporter=Reporter(silent=True),
+            **self._options(arm, seed),
+        )  # fmt: skip
+        run = self.find(arm, seed)
+        assert run is not None  # it was made with these settings
+        return run
+
+    def runs(self, arms: Iterable[Arm]) -> dict[Arm, list[Run]]:
+        """The runs of some arms, on the seeds that all have; of arms without runs, none."""
+        rows = {arm: {s: run for (found, s), run in self._runs.items() if found == arm} for arm in arms}
+        begun = [set(found) for found in rows.values() if found]
+        shared = sorted(set.intersection(*begun)) if begun else []
+        return {arm: [found[s] for s in shared] if found else [] for arm, found in rows.items()}
+
+    def _options(self, arm: Arm, seed: int) -> dict[str, Any]:
+        budget = self.budget
+        return {
+            "method": "adaqat", **dataclasses.asdict(arm), "seed": seed, "epochs": budget.epochs_of(arm),
+            "epoch_samples": budget.samples, "batch_size": budget.batch,
+        }  # fmt: skip
+
+
+def _fewer(spec: str, images: tuple[int, int], path: pathlib.Path) -> str:
+    """The first images of both splits, in a file of their own."""
+    found, arrays = load_data(spec), {}
+    for split, count, suffix in ((found.train, images[0], ""), (found.test, images[1], "_test")):
+        (x,) = split.inputs.values()
+        assert split.labels is not None
+        arrays |= {f"x{suffix}": x[:count], f"label{suffix}": split.labels[:count]}
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path) -> Run:
+    inner, metric, cost = result["bits"]["layers"][1:-1], result["metric"], result["cost"]
+    kernels = [{int(bits): count for bits, count in row["weight_bits"].items()} for row in inner]
+    weights = [sum(b * n for b, n in found.items()) / sum(found.values()) for found in kernels]
+    activations, macs = [row["activation_bits"] for row in inner], [row["macs"] for row in inner]
+    last = {(row.kind, row.variable): row for row in read(log).frozen if row.stage == arm.granularity}
+    reasons = Counter((row.kind, row.reason) for row in last.values())
+    expected = {
+        "network": 1,
+        "layer": len(inner),
+        "kernel": sum(n for found in kernels for bits, n in found.items() if bits),
+    }
+    settled = sum(n for (kind, _), n in reasons.items() if kind == "weights")
+    named = all(reason in REASONS for _, reason in reasons)
+    return Run(
+        weights=_FLOAT_BITS / cost["wcr"],
+        activations=float(np.average(activations, weights=macs)),
+        product=float(np.average(np.multiply(weights, activations), weights=macs)),
+        bitops=cost["bitops"] / _GIGA,
+        wcr=cost["wcr"],
+        integer=metric["integer"],
+        fake_quant=metric["fake_quant"],
+        float_accuracy=metric["float"],
+        float_bitops=cost["macs"] * _FLOAT_BITS**2 / _GIGA,
+        reasons=reasons,
+        is_settled=named and settled == expected[arm.granularity],
+        minutes=result["time_s"]["total"] / 60,
+    )
