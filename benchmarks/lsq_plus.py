@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from common.page import replace_section
 from relations.arms import Arm, Budget, Experiment, Runs
-from relations.page import replace_section
 from relations.plot import picture
 from relations.tables import lsq_plus_relations, lsq_plus_tables
 from relations.train import CHANCE, Bench, run_arm

@@ -4,48 +4,53 @@
 
 ResNet-20 at 28x28, batch 64: a step of the network as it is written in torch, of the same imported from ONNX,
 with the W4A8 quantizers of IMPQ, with the W4A4 quantizers of LSQ, and of LSQ+ with an offset at every
-activation, and of the integer simulation that the last epochs train. Then eight steps at W4A4 with the
-quantizers of AdaQAT, without a search and with one in full swing, which takes forward passes of its own.
+activation, and of the integer simulation that the last epochs train. Then epochs of eight steps at W4A4 with
+the quantizers of AdaQAT and the optimizer, without a search and with one in full swing, which takes forward
+passes of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import tempfile
 from collections.abc import Callable
 
-import onnx_ir as ir
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import mpqtool
-from mpqtool.batch import Batch
-from mpqtool.data import Split
-from mpqtool.hardware import layer_costs
 from mpqtool.importer import import_graph
-from mpqtool.methods.adaqat import AdaQat, AdaQatSettings
+from mpqtool.job import prepare
+from mpqtool.methods.adaqat import AdaQat
 from mpqtool.methods.lsq import initialize
-from mpqtool.methods.width_search import SearchSettings
+from mpqtool.methods.width_search import EVERY, WidthSearch
+from mpqtool.options import QuantizeOptions
 from mpqtool.passes import pipelines
-from mpqtool.passes.ends import end_layers
 from mpqtool.passes.load import load_model
-from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
-from mpqtool.passes.place import free_values, place
+from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
-from mpqtool.passes.roles import roles
 from mpqtool.quantizers.attach import activation_quantizers, attach, restrain_scales, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate
 from mpqtool.reporter import Reporter
-from mpqtool.run_adaqat import adaqat_network
+from mpqtool.run_adaqat import adaqat
 from mpqtool.run_lsq import lsq_network
-from mpqtool.runtime.interleaved import interleaved, table
+from mpqtool.run_trainer import make_trainer
+from mpqtool.runtime.interleaved import interleaved, ratio, table
 from mpqtool.simulate import IntegerSimulation
-from mpqtool.training import Trainer
 from mpqtool.zoo import resnet20
 
-_UPDATE = 8
-"""Steps of AdaQAT from one update of the widths to the next."""
+_PLAIN = "W4A4 without a search"
+_MOST = 1.3
+"""What a search may take, as a share of the time without one."""
+_BATCH, _STEPS = 64, EVERY
+"""Of the epochs that are timed with and without a search: the widths are updated once in as many steps."""
+_ENDLESS = 10**8
+"""Epochs to search for: so many that no width comes to its end."""
+_LR = 1e-9
+"""Next to none: the weights of all that is compared stay as they are."""
 
 
 def main() -> None:
@@ -55,12 +60,22 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    x, label = torch.rand(64, 1, 28, 28), torch.randint(0, 10, (64,))
-
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "resnet20.onnx"
         mpqtool.export_onnx("mpqtool.zoo:resnet20", path, input_shape=(1, 28, 28), arg={"in_channels": 1})
-        float_model = load_model(path)
+        print(table(_steps(path, rounds=arguments.rounds), reference="torch"))
+        found = _searches(path, rounds=arguments.rounds)
+    print(f"\nAdaQAT, epochs of {_STEPS} steps")
+    print(table(found, reference=_PLAIN))
+    ratios = [ratio(times, found[_PLAIN]) for name, times in found.items() if name != _PLAIN]
+    verdict = "holds" if max(ratios) <= _MOST else "does not hold"
+    print(f"a search takes at most {_MOST} times as long: {verdict}, {max(ratios):.2f}")
+
+
+def _steps(path: pathlib.Path, *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of steps without an optimizer, by network."""
+    x, label = torch.rand(_BATCH, 1, 28, 28), torch.randint(0, 10, (_BATCH,))
+    float_model = load_model(path)
     model = pipelines.normalize(float_model)
     folded = pipelines.normalize(float_model, fold_batch_norm=True)
     plan = place(folded, weight_bits=4, activation_bits=8, grid=Grid.ODD)
@@ -95,89 +110,38 @@ def main() -> None:
         "LSQ+ W4A4": learned("4"),
         "integer simulation": IntegerSimulation(quantized(import_graph(folded))),
     }
-    things = {name: (lambda network=network: step(network)) for name, network in networks.items()}
-    print(table(interleaved(things, rounds=arguments.rounds), reference="torch"))
+    things = {name: functools.partial(step, network) for name, network in networks.items()}
+    return interleaved(things, rounds=rounds)
 
-    plain = "W4A4 without a search"
-    things = {plain: _steps(_learning(model, folded, x, label, "network"), x, label, searching=False)}
+
+def _searches(path: pathlib.Path, *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of short epochs at W4A4: without a search, and in full swing by granularity."""
+    data = path.with_name("noise.npz")
+    rng, samples = np.random.default_rng(0), 2 * _STEPS * _BATCH  # twice: some are held out
+    x, label = rng.random((samples, 1, 28, 28), np.float32), rng.integers(0, 10, samples)
+    np.savez(data, x=x, label=label, x_test=x[:_BATCH], label_test=label[:_BATCH])
+    epochs: dict[str, Callable[[], None]] = {}
     for granularity in ("network", "layer", "kernel"):
-        method = _learning(model, folded, x, label, granularity)
-        things[f"AdaQAT, a width for each {granularity}"] = _steps(method, x, label, searching=True)
-    print(f"\n{_UPDATE} steps")
-    print(table(interleaved(things, rounds=arguments.rounds), reference=plain))
+        options = QuantizeOptions(
+            method="adaqat", data=str(data), granularity=granularity, start_bits="W4A4",
+            batch_size=_BATCH, epoch_samples=_STEPS * _BATCH, epochs=_ENDLESS,
+        )  # fmt: skip
+        job = prepare(path, options, Reporter(silent=True))
+        method = adaqat(job, make_trainer(job, job.tuning))
+        method.initialize()
+        if not epochs:
+            epochs[_PLAIN] = functools.partial(_epoch, method, None)
+        epochs[f"AdaQAT, a width for each {granularity}"] = functools.partial(_epoch, method, method.search)
+        if method.search.stage != granularity:
+            for variable in method.search.variables:  # of the first stage, which every search begins with
+                variable.width.settle("budget")
+            method.search.before_step(torch.tensor(0.0))
+        assert method.search.stage == granularity
+    return interleaved(epochs, rounds=rounds)
 
 
-def _learning(model: ir.Model, folded: ir.Model, x: Tensor, label: Tensor, granularity: str) -> AdaQat:
-    """AdaQAT at W4A4, ready to train, with a search that settles nothing."""
-    ends = end_layers(folded.graph)
-    plan = place(folded, weight_bits=4, activation_bits=4, grid=Grid.ODD, end_bits=8)
-    inputs = {str(value.name): x.numpy() for value in folded.graph.inputs}
-    passed_over = {*free_values(folded), *inputs}
-    found = {name: role for name, role in roles(folded, plan).items() if name not in passed_over}
-    fixed = {node.inputs[1].name for node in ends if node.inputs[1] is not None}
-    learned = [entry.name for entry in plan.weights if entry.name not in fixed]
-    reporter = Reporter(silent=True)
-    trainer = Trainer(
-        Split(inputs, label.numpy()),
-        teacher=None,
-        batch_size=len(x),
-        epoch_samples=None,
-        seed=0,
-        reporter=reporter,
-    )
-    # So many steps that the rates are next to nothing, and no width comes to its end.
-    search = SearchSettings(
-        balance=0.15,
-        weights=granularity,
-        activations="network" if granularity == "network" else "layer",
-        steps=10**9,
-    )
-    method = AdaQat(
-        adaqat_network(
-            import_graph(model), plan, normalized=batch_norm_factors(model), clipped=found, scratch=False
-        ),
-        trainer,
-        held_out=lambda network: 0.0,
-        batches=lambda: iter([(x,)]),
-        settings=AdaQatSettings(
-            epochs=1,
-            lr=0.01,
-            free=frozenset(free_values(folded)),
-            search=search,
-            costs=layer_costs(folded, plan, "bitops", learned=learned, inputs=inputs),
-            roles=found,
-        ),
-        reporter=reporter,
-        save=lambda checkpoint: None,
-    )
-    method.initialize()
-    return method
-
-
-def _steps(method: AdaQat, x: Tensor, label: Tensor, *, searching: bool) -> Callable[[], None]:
-    """Steps of training from one update of the widths to the next, without those of the optimizer."""
-    network, search, trainer, batch = method.network, method.search, method.trainer, Batch([x], label, None)
-    network.train()
-    if searching and search.stage != search.settings.stages[-1]:
-        for variable in search.variables:
-            variable.width.settle("budget")
-        search.step = -1  # so that the steps that are timed begin behind an update
-        search.before_step(torch.tensor(0.0))
-    for variable in search.variables:
-        variable.width.value -= 0.5  # between two widths, where both are measured
-
-    def steps() -> None:
-        for _ in range(_UPDATE):
-            if searching:
-                search.before_forward(batch)
-            loss = trainer.loss(network, batch)
-            loss.backward()
-            if searching:
-                search.before_step(loss.detach())
-            restrain_scales(network)
-            network.zero_grad()
-
-    return steps
+def _epoch(method: AdaQat, observer: WidthSearch | None) -> None:
+    method.trainer.fit(method.network, epochs=1, lr=_LR, label="timing", observer=observer)
 
 
 if __name__ == "__main__":

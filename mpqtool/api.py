@@ -60,11 +60,11 @@ def quantize(
 
     Args:
         model: The float ONNX file.
-        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"`` or ``"lsq+"``.
+        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"`` or ``"adaqat"``.
         data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx``.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         reporter: Where progress goes; None: only to the log file.
-        **options: The other fields of ``QuantizeOptions``.
+        **options: The other fields of ``QuantizeOptions``; ``--lambda`` is ``lambda_``.
 
     Returns:
         ``path`` of the run directory and the content of its ``result.json`` as ``result``.

@@ -17,8 +17,8 @@ from .errors import CheckpointError
 from .files import replacing
 
 _FILE = "state.safetensors"
-_FORMAT = "3"
-"""Counts up when a network of today would not fit the tensors of before: 3 has a scale per activation."""
+_FORMAT = "4"
+"""Counts up when a network of today would not fit the tensors of before: 4 has epochs of several methods."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["LayerCost", "layer_costs"]
+__all__ = ["layer_costs"]
 
 import collections
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,21 +22,7 @@ from mpqtool.runtime.layer_times import layer_times
 from .coverage import open_sizes
 from .errors import ModelError, OptionError, RuntimeFault
 from .method_options import HARDWARE
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerCost:
-    """What one layer weighs in the hardware term, ``sum share * B_w * B_a``.
-
-    Attributes:
-        weight: The plan entry of its weight.
-        input: The plan entry that owns the codes it multiplies; None: they are float, or nobody owns them.
-        share: Of all layers that are counted; these add up to 1.
-    """
-
-    weight: str
-    input: str | None
-    share: float
+from .methods.width_variables import LayerCost
 
 
 def layer_costs(

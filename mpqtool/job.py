@@ -14,14 +14,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
-from torch import fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import load_model, stored_bytes
-from mpqtool.passes.normalize.insert_batch_norm import without_batch_norm
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.passes.quantize import check_fits, extract
@@ -33,18 +30,15 @@ from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_normal_form
 from .data import Data, Split
 from .errors import CheckpointError, ModelError
-from .methods.batch_norm import output_statistics
-from .methods.impq import SAMPLES
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
 from .reporter import Reporter
 from .run_data import hold_out, read_data
+from .unfold import with_batch_norm
 
 _END_BITS = 8
 """Width of the first and the last layer, where a method leaves them out."""
-_BATCH = 256
-"""Samples that statistics are taken from at once."""
 _AFTER_TRAINING = ("target", "lower", "vnni")
 """Options of the integer file alone: a run may go on with others."""
 
@@ -173,7 +167,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     check_import(network, data.test, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
     if options.method == "adaqat" and options.plan is None:
-        model = _normalized(model, network, tuning, reporter)
+        model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")
     job = Job(
@@ -199,16 +193,6 @@ def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
         grid=Grid.ODD if searched else Grid(options.weight_grid),
         end_bits=None if options.method == "impq" or options.all_layers else _END_BITS,
     )
-
-
-def _normalized(model: ir.Model, network: fx.GraphModule, tuning: Split, reporter: Reporter) -> ir.Model:
-    """The model with BatchNormalization put back where it was folded; DoReFa's weights need it."""
-    names = without_batch_norm(model)
-    if not names:
-        return model
-    columns = [torch.from_numpy(array[:SAMPLES]).split(_BATCH) for array in tuning.inputs.values()]
-    reporter.say(f"BatchNormalization is put back behind {len(names)} layers, with statistics of the data")
-    return pipelines.insert_batch_norm(model, output_statistics(network, names, zip(*columns, strict=True)))
 
 
 def _nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:

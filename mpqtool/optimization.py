@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` (its defaults in torch).
         weight_decay: Of matrices, kernels and the clips of PACT (Choi et al., PACT, section 3.1), never of
-            scales, offsets, biases or normalization, nor of other vectors, whatever axes of length 1 they have.
+            scales, offsets, biases or normalization, nor of other vectors, with axes of length 1 or without.
         accumulate: Batches whose mean gradient makes one step of the optimizer.
         mixed_precision: ``no``, ``bf16`` or ``fp16``: what layers multiply in while training.
     """

@@ -73,16 +73,17 @@ class QuantizeOptions:
             given.
         weight_scales: One learned scale per ``kernel`` or per ``layer``.
         weight_grid: ``full``: all 2^b signed integers; ``odd``: the odd ones around 0, which 1 bit needs.
-        all_layers: Treat the first and the last layer as the others; else they have 8 bits.
+        all_layers: Treat the first and the last layer as the others; else they keep 8 bits.
         init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
-        lambda_: What a product of a weight's and an activation's bit costs, in units of the loss (AdaQAT,
+        lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
         granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights.
         activation_granularity: Whether the ``network`` or each ``layer`` has a width of its activations;
             ``auto``: ``network`` if ``granularity`` is, else ``layer``.
         hardware: What the widths are weighed by. ``bitops``: multiply-accumulates; ``size``: weights, the
-            widths of activations stay; ``latency``: the measured time of each layer in ONNX Runtime.
+            widths of activations stay; ``latency``: the time of each layer in ONNX Runtime, measured
+            at 8 bits and taken to be in proportion below.
         from_scratch: Draw the weights anew (Kaiming initialization), instead of fine-tuning the file's.
         epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5; adaqat in
             all, 10, from scratch 30. 0: no training at all.
@@ -233,6 +234,8 @@ class QuantizeOptions:
                 f"patience must be less than the {begun} epochs that can end early of epochs {self.epochs}, "
                 f"got {self.patience}; give more epochs, or leave patience out"
             )
+        if self.from_scratch and not self.epochs:
+            raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
         if self.seed > _LARGEST_SEED:
             raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
         for name in ("lr", "lambda_"):

@@ -99,11 +99,15 @@ class Reporter:
             self._board = None
 
     def event(self, kind: str, /, **fields: Any) -> None:
-        """Add one line to the log: the kind, the seconds since the start, and the fields."""
-        record = {"event": kind, "t": round(time.monotonic() - self._began, 3), **fields}
-        line = json.dumps(record, default=_plain) + "\n"
+        """Add one line to the log: the kind, the seconds since the start, and the fields.
+
+        NaN and infinity, which are not JSON, become null.
+        """
+        given = {"event": kind, "t": round(time.monotonic() - self._began, 3), **fields}
+        record = json.loads(json.dumps(given, default=_plain), parse_constant=lambda _: None)
+        line = json.dumps(record) + "\n"
         if self._board is not None:
-            self._board.add(json.loads(line))
+            self._board.add(record)
         if self._log is None:
             if len(self._early) < _KEPT:
                 self._early.append(line)

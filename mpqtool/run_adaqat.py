@@ -6,6 +6,7 @@ __all__ = ["adaqat", "adaqat_network"]
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, fx, nn
@@ -18,15 +19,16 @@ from mpqtool.passes.plan import ActivationQuant, Plan, WeightQuant
 from mpqtool.passes.roles import roles
 
 from .errors import OptionError
-from .hardware import LayerCost, layer_costs
+from .hardware import layer_costs
 from .job import Job
 from .method_options import INTEGER_SHARE, SEARCH_SHARE
 from .methods.adaqat import AdaQat, AdaQatSettings
-from .methods.batch_norm import reestimate
 from .methods.scratch import draw_anew
-from .methods.width_search import SearchSettings
+from .methods.width_start import SearchSettings
+from .methods.width_variables import LayerCost
+from .processes import is_main
 from .quantizers import DorefaWeightQuantizer, Gain, PactQuantizer
-from .quantizers.attach import activation_quantizers, attach, fixed_activation
+from .quantizers.attach import activation_quantizers, attach, fixed_activation, weight_quantizers
 from .run_trainer import held_out_metric, tuning_batches
 from .training import Trainer
 
@@ -86,7 +88,6 @@ def adaqat(job: Job, trainer: Trainer) -> AdaQat:
         kept = draw_anew(network, seed=options.seed)
         if kept:
             job.reporter.say(f"from scratch: {len(kept)} parameters stay as in the file, such as {kept[0]!r}")
-        reestimate(network, batches())
     free, inputs = free_values(job.folded), {str(value.name) for value in job.folded.graph.inputs}
     found = {name: role for name, role in roles(job.folded, job.plan).items() if name not in free | inputs}
     network = adaqat_network(
@@ -110,8 +111,9 @@ def adaqat(job: Job, trainer: Trainer) -> AdaQat:
             span=(0.0, 1 - INTEGER_SHARE),
             free=free,
             float_metric=float_metric,
+            way_out="a smaller --lambda",
             search=_search_settings(job, trainer),
-            costs=_costs(job),
+            costs=_costs(job, _learned(job, network)),
             roles=found,
             clip=_CLIP if options.from_scratch else None,
         ),
@@ -120,27 +122,36 @@ def adaqat(job: Job, trainer: Trainer) -> AdaQat:
     )
 
 
-def _costs(job: Job) -> list[LayerCost]:
-    """The hardware term, the same in every process."""
-    learned = _learned(job)
-    costs = [
-        layer_costs(job.folded, job.plan, job.options.hardware, learned=learned, inputs=job.data.test.inputs)
-    ]
-    broadcast_object_list(costs)  # times differ from process to process
-    return costs[0]
+def _costs(job: Job, learned: Collection[str]) -> list[LayerCost]:
+    """The hardware term, the same in every process: the main one measures, while the others wait."""
+    found: list[Any] = [None]
+    if is_main():
+        inputs, kind = job.data.test.inputs, job.options.hardware
+        try:
+            found = [layer_costs(job.folded, job.plan, kind, learned=learned, inputs=inputs)]
+        except Exception as error:  # the others would wait for ever
+            found = [error]
+    broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    costs: list[LayerCost] = found[0]
+    return costs
 
 
-def _learned(job: Job) -> list[str]:
-    """The weights whose widths are learned: unless asked for, not those of the first and the last layer."""
+def _learned(job: Job, network: fx.GraphModule) -> list[str]:
+    """The weights whose widths are learned.
+
+    Unless asked for, not those of the first and the last layer; nor those that are all 0.
+    """
     ends = frozenset() if job.options.all_layers else end_layers(job.folded.graph)
     fixed = {node.inputs[1].name for node in ends if node.inputs[1] is not None}
-    learned = [entry.name for entry in job.plan.weights if entry.name not in fixed]
-    if not learned:
+    found = [q.name for q in weight_quantizers(network) if bool(q.bits.any()) and q.name not in fixed]
+    if not found:
         raise OptionError(
             f"There is no width to learn: all {len(job.plan.weights)} layers are first or last layers, which "
             "keep 8 bits. Give --all-layers, or a network with more layers."
         )
-    return learned
+    return found
 
 
 def _search_settings(job: Job, trainer: Trainer) -> SearchSettings:

@@ -148,7 +148,6 @@ def test_dead_layers_take_time_too() -> None:
     found = _costs(normal(text, weights), "latency", learned=("zeros", "tiny"), inputs=inputs)
 
     assert [cost.weight for cost in found] == ["zeros", "tiny"]
-    assert min(cost.share for cost in found) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["bitops", "latency"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -32,6 +33,20 @@ def test_events_before_open_are_kept(tmp_path: pathlib.Path) -> None:
     early, late = _events(tmp_path / "run" / "log.jsonl")
     assert (early["event"], early["n"]) == ("early", 1)
     assert (late["loss"], late["codes"], late["where"]) == (0.5, [0, 1], str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan"), np.array(np.inf)])
+def test_what_is_no_number_is_null(tmp_path: pathlib.Path, value: Any) -> None:
+    reporter = Reporter(silent=True)
+    reporter.open(tmp_path / "log.jsonl")
+    reporter.event("widths", loss=value, inside=[{"loss": value}, 2.5], text="NaN")
+    reporter.close()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    event = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=refuse)
+    assert (event["loss"], event["inside"], event["text"]) == (None, [{"loss": None}, 2.5], "NaN")
 
 
 def test_open_appends_and_drops_what_a_kill_left(tmp_path: pathlib.Path) -> None:

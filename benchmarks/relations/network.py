@@ -1,4 +1,4 @@
-"""A small network for Fashion-MNIST in the style of EfficientNet, and its float training.
+"""A small network for Fashion-MNIST in the style of EfficientNet.
 
 Inverted residual blocks: a 1x1 convolution that widens, a depthwise one, and a 1x1 convolution back with no
 activation function behind it, a linear bottleneck. 14 thousand weights, 0.7 million multiply-accumulates.
@@ -6,14 +6,7 @@ activation function behind it, a linear bottleneck. 14 thousand weights, 0.7 mil
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor, nn
-
-from mpqtool.data import Split
-from mpqtool.reporter import Reporter
-from mpqtool.training import Recipe, Trainer
 
 ACTIVATIONS = {"swish": nn.SiLU, "relu": nn.ReLU}
 
@@ -22,7 +15,6 @@ _WIDTHS = ((12, 16, 2), (16, 24, 1), (24, 24, 1))
 _WIDER, _HEAD, _CLASSES = 4, 96, 10
 _EPSILON = 1e-3
 """That of EfficientNet. With 1e-5, kernels that 2 bits make all zeros get gradients 300 times as large."""
-_LR, _BATCH, _WEIGHT_DECAY = 0.1, 128, 5e-4
 
 
 class _Block(nn.Module):
@@ -57,28 +49,3 @@ def network(activation: str) -> nn.Module:
     )  # fmt: skip
     module.input_shape = (1, 28, 28)
     return module
-
-
-def trained(
-    make: Callable[[], nn.Module], split: Split, *, epochs: int, samples: int, reporter: Reporter, label: str
-) -> nn.Module:
-    """A network trained in float, for some epochs of so many images."""
-    torch.manual_seed(0)
-    module = make()
-    trainer = Trainer(
-        split, teacher=None, batch_size=_BATCH, epoch_samples=samples, seed=0, reporter=reporter,
-        recipe=Recipe(weight_decay=_WEIGHT_DECAY),
-    )  # fmt: skip
-    trainer.fit(_Tuple(module), epochs=epochs, lr=_LR, label=f"{label} in float")
-    return module
-
-
-class _Tuple(nn.Module):
-    """Outputs as the training loop takes them: a tuple, as of imported graphs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.module(x),)

@@ -9,9 +9,12 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from common.page import spread
+from common.svg import document, text
+
+from mpqtool.report.panel import bounds, ticks
+
 from .arms import Runs
-from .page import spread
-from .svg import bounds, document, text, ticks
 from .tables import INITS, STARTED, STARTS, SWISH
 
 _COLORS = {1: "#0072b2", 2: "#d55e00", 3: "#cc79a7", 4: "#009e73"}  # Okabe and Ito: told apart by everyone
@@ -66,7 +69,7 @@ def _by_bits(runs: Runs, float_accuracy: float) -> list[str]:
     found = runs.values(SWISH.values())
     cells = {place: found[arm] for place, arm in SWISH.items()}
     lowest = min((fmean(v) - spread(v) for v in cells.values() if v), default=0)
-    low, high = bounds(lowest, float_accuracy)
+    low, high = bounds([lowest, float_accuracy])
     panel = _Panel("Swish, accuracy in %", 44, 380, [f"W{b}A{b}" for b in widths], low, high)
     y = panel.y(float_accuracy)
     parts = [
@@ -98,7 +101,7 @@ def _by_bits(runs: Runs, float_accuracy: float) -> list[str]:
 def _errors(runs: Runs) -> list[str]:
     keys = ("weight_error", "activation_error")
     cells = {(i, k): runs.values(STARTED.values(), k)[STARTED[i]] for i in INITS for k in keys}
-    low, high = bounds(0, max((fmean(v) for v in cells.values() if v), default=1))
+    low, high = bounds([0, *(fmean(v) for v in cells.values() if v)])
     panel = _Panel("W2A2, squared error at the start", 440, 680, list(INITS.values()), low, high)
     parts = panel.frame()
     for (init, key), values in cells.items():
@@ -116,8 +119,7 @@ def _errors(runs: Runs) -> list[str]:
 
 def _by_init(runs: Runs) -> list[str]:
     cells = runs.values(STARTED.values())
-    every = [value for values in cells.values() for value in values] or [0, 1]
-    low, high = bounds(min(every), max(every))
+    low, high = bounds([value for values in cells.values() for value in values] or [0, 1])
     panel = _Panel("W2A2, accuracy in % by seed", 730, 950, list(INITS.values()), low, high)
     parts = panel.frame()
     for place, values in enumerate(cells.values()):

@@ -6,8 +6,9 @@ __all__ = ["lsq_plus_relations", "lsq_plus_tables"]
 
 from statistics import fmean
 
+from common.page import Relation, cell, noise, table
+
 from .arms import Arm, Runs
-from .page import Relation, cell, noise, table
 
 CONFIGS = {
     1: "Config 1: unsigned, symmetric (LSQ)",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from common.float_training import trained
 from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional as F
@@ -34,7 +35,7 @@ from mpqtool.run_lsq import lsq_network
 from mpqtool.training import Trainer
 
 from .arms import Arm, Budget
-from .network import network, trained
+from .network import network
 
 CHANCE = 10.0
 """Accuracy of a network that says nothing, in percent."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 __all__ = ["accuracy_over_bitops", "widths_over_steps"]
 
 import dataclasses
+import importlib.resources
 import pathlib
+import re
 from statistics import fmean
 
-from relations.page import spread
-from relations.svg import bounds, document, text, ticks
+from common.page import spread
+from common.svg import document, text
 
 from mpqtool.report.log import read
+from mpqtool.report.panel import bounds, ticks
 from mpqtool.report.widths import chart
 
 from .runs import Bench, Run
@@ -20,14 +23,6 @@ from .tables import BALANCED, GRANULAR
 _COLORS = {"network": "#0072b2", "layer": "#d55e00", "kernel": "#009e73"}  # Okabe and Ito
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 730, 46, 360
-_STYLE = (
-    "svg{background:#fff}text{font:12px sans-serif;fill:#767f8e}.axis{fill:#4d5665;font-weight:600}"
-    ".label{fill:#14181f}.end{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:#eceef2}"
-    ".line,.ring{fill:none;stroke-width:2}.weights{stroke:#1f66d0}.activations{stroke:#c2570c}"
-    ".metric{stroke:#0f766e}.line.thin,.line.raw{stroke-width:1}.raw{opacity:.35}"
-    ".stage{stroke:#767f8e;stroke-dasharray:2 4}"
-)
-"""The colors of the report in daylight; a file of its own has no style sheet around it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +63,16 @@ class _Plane:
         )
 
 
-def accuracy_over_bitops(bench: Bench) -> str:
-    """Accuracy of the integer file over BitOPs, a line for each granularity, a point for each lambda."""
+def accuracy_over_bitops(bench: Bench) -> str | None:
+    """Accuracy of the integer file over BitOPs, a line by granularity, a point by lambda; None: no runs."""
     lines = GRANULAR | {"network": BALANCED}
     found = bench.runs([arm for arms in lines.values() for arm in arms.values()])
     every = [run for runs in found.values() for run in runs]
     if not every:
-        return document([], _WIDTH, _HEIGHT, "Nothing was measured")
-    costs, accuracies = [run.bitops for run in every], [run.integer for run in every]
+        return None
     float_accuracy = every[0].float_accuracy
-    plane = _Plane(bounds(min(costs), max(costs)), bounds(min(accuracies), max(*accuracies, float_accuracy)))
+    accuracies = [float_accuracy, *(run.integer for run in every)]
+    plane = _Plane(bounds([run.bitops for run in every]), bounds(accuracies))
     y = plane.y(float_accuracy)
     body = [
         *plane.frame("Accuracy of the integer file in %, by lambda", "BitOPs (G)"),
@@ -109,4 +104,14 @@ def widths_over_steps(log: pathlib.Path) -> str | None:
     if drawn is None:
         return None
     start, rest = str(drawn).split(">", 1)
-    return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{rest}\n'
+    return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{_style()}</style>{rest}\n'
+
+
+def _style() -> str:
+    """What the report says of pictures, in daylight; not every viewer of a lone file knows ``var``."""
+    page = importlib.resources.files("mpqtool.report").joinpath("page.html").read_text(encoding="utf-8")
+    light, _, _ = page.partition("@media")
+    colors = dict(re.findall(r"(--[\w-]+): (#\w+);", light))
+    rules = re.findall(r"^svg .*", page, re.MULTILINE)
+    filled = re.sub(r"var\((--[\w-]+)\)", lambda match: colors[match[1]], "".join(rules))
+    return "svg{background:#fff}" + filled

@@ -1,8 +1,8 @@
-"""What is compared: calls of ``mpqtool.quantize``, whose run directories are kept, and what came of them."""
+"""Runs: calls of ``mpqtool.quantize``, whose run directories are kept, and what came of them."""
 
 from __future__ import annotations
 
-__all__ = ["Arm", "Bench", "Budget", "Run"]
+__all__ = ["NETWORK", "REASONS", "Bench", "Run"]
 
 import dataclasses
 import functools
@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from relations.network import trained
+import onnx
+from common.float_training import trained
 
 import mpqtool
 from mpqtool import rundir
@@ -23,50 +24,15 @@ from mpqtool.report.log import read
 from mpqtool.reporter import Reporter
 from mpqtool.zoo.resnet import CifarResNet
 
+from .arms import Arm, Budget
+
 REASONS = ("oscillation", "bound", "stall", "budget")
 """The rules that settle a width."""
 _BLOCKS, _WIDTH = 1, 8
-"""Blocks of a stage and channels of the first one: ResNet-8, of half the usual channels."""
+"""Blocks of a stage and channels of the first one: half of the usual channels."""
+NETWORK = f"ResNet-{6 * _BLOCKS + 2}"
 _GIGA = 1e9
 _FLOAT_BITS = 32
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One way to learn widths; the attributes are options of ``mpqtool.quantize``."""
-
-    lambda_: float = 0.15
-    granularity: str = "network"
-    hardware: str = "bitops"
-    from_scratch: bool = False
-
-    def __str__(self) -> str:
-        words = [f"{self.granularity}-wise", f"lambda {self.lambda_:g}", self.hardware]
-        return ", ".join([*words, "from scratch"] if self.from_scratch else words)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much is trained: the float network, and every run.
-
-    Attributes:
-        float_epochs: Epochs of the float network.
-        epochs: Epochs of a run.
-        longer: Times as many from scratch.
-        samples: Images of one epoch of a run.
-        batch: Images of a step of a run.
-        images: Images that there are for training and for testing; None: all of the data set.
-    """
-
-    float_epochs: int
-    epochs: int
-    longer: int
-    samples: int
-    batch: int
-    images: tuple[int, int] | None = None
-
-    def epochs_of(self, arm: Arm) -> int:
-        return self.epochs * (self.longer if arm.from_scratch else 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +40,11 @@ class Run:
     """What came of one run.
 
     Attributes:
+        seed: The seed.
+        log: The file of its events.
         weights: Mean bits of the weights between the first and the last layer.
         activations: Mean bits of what these layers multiply, over their multiply-accumulates.
-        product: Mean of the products of both, over their multiply-accumulates: the hardware term.
+        product: Mean of the products of both, over their multiply-accumulates: the hardware term ``bitops``.
         bitops: In units of 1e9, of all layers.
         wcr: Compression rate of the weights, as the paper counts it.
         integer: Top-1 of the integer file on the test images, in percent.
@@ -84,10 +52,12 @@ class Run:
         float_accuracy: The same of the float network.
         float_bitops: BitOPs of the float network, of 32 bits each.
         reasons: How many widths a rule settled, by kind and rule.
-        is_settled: Whether each width was, by a rule that has a name.
+        is_settled: Whether each width was, of weights and activations, by a rule that has a name.
         minutes: What it took.
     """
 
+    seed: int
+    log: pathlib.Path
     weights: float
     activations: float
     product: float
@@ -134,10 +104,16 @@ class Bench:
             train = load_data(self.spec).train
             module = trained(
                 functools.partial(CifarResNet, _BLOCKS, width=_WIDTH, in_channels=1), train,
-                epochs=self.budget.float_epochs, samples=len(train), reporter=Reporter(), label="ResNet-8",
+                epochs=self.budget.float_epochs, samples=len(train), reporter=Reporter(), label=NETWORK,
             )  # fmt: skip
             mpqtool.export_onnx(module, path, input_shape=(1, 28, 28))
         return path
+
+    @functools.cached_property
+    def _inner_inputs(self) -> int:
+        """How many values the layers between the first and the last one multiply; some share theirs."""
+        nodes = onnx.load(self.float_file, load_external_data=False).graph.node
+        return len({node.input[0] for node in [n for n in nodes if n.op_type in ("Conv", "Gemm")][1:-1]})
 
     def folder(self, arm: Arm, seed: int) -> pathlib.Path:
         """The run directory."""
@@ -145,7 +121,11 @@ class Bench:
         return self.out / f"{arm.granularity}_{arm.hardware}_{arm.lambda_:g}_{start}_seed{seed}"
 
     def find(self, arm: Arm, seed: int) -> Run | None:
-        """What a run gave; None: it is yet to be made, or was made with other settings."""
+        """What a run gave; None: it is yet to be made, or was made with other settings.
+
+        A run of other code counts, if its settings and its float network are the same: delete ``out`` after
+        a change of the code.
+        """
         if (arm, seed) in self._runs:
             return self._runs[arm, seed]
         path = self.folder(arm, seed) / rundir.RESULT
@@ -158,7 +138,7 @@ class Bench:
             return None
         if result["model"]["sha256"] != hashlib.sha256(self.float_file.read_bytes()).hexdigest():
             return None
-        self._runs[arm, seed] = _run(result, arm, path.with_name(rundir.LOG))
+        self._runs[arm, seed] = _run(result, arm, path.with_name(rundir.LOG), inputs=self._inner_inputs)
         return self._runs[arm, seed]
 
     def make(self, arm: Arm, seed: int) -> Run:
@@ -199,7 +179,7 @@ def _fewer(spec: str, images: tuple[int, int], path: pathlib.Path) -> str:
     return str(path)
 
 
-def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path) -> Run:
+def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path, *, inputs: int) -> Run:
     inner, metric, cost = result["bits"]["layers"][1:-1], result["metric"], result["cost"]
     kernels = [{int(bits): count for bits, count in row["weight_bits"].items()} for row in inner]
     weights = [sum(b * n for b, n in found.items()) / sum(found.values()) for found in kernels]
@@ -207,13 +187,19 @@ def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path) -> Run:
     last = {(row.kind, row.variable): row for row in read(log).frozen if row.stage == arm.granularity}
     reasons = Counter((row.kind, row.reason) for row in last.values())
     expected = {
-        "network": 1,
-        "layer": len(inner),
-        "kernel": sum(n for found in kernels for bits, n in found.items() if bits),
-    }
-    settled = sum(n for (kind, _), n in reasons.items() if kind == "weights")
-    named = all(reason in REASONS for _, reason in reasons)
+        "network": {"weights": 1, "activations": 1},
+        "layer": {"weights": len(inner), "activations": inputs},
+        "kernel": {
+            "weights": sum(n for found in kernels for bits, n in found.items() if bits),
+            "activations": inputs,
+        },
+    }[arm.granularity]
+    if arm.hardware == "size":  # in which activations have no part
+        del expected["activations"]
+    settled = Counter(row.kind for row in last.values() if row.reason in REASONS)
     return Run(
+        seed=result["seed"],
+        log=log,
         weights=_FLOAT_BITS / cost["wcr"],
         activations=float(np.average(activations, weights=macs)),
         product=float(np.average(np.multiply(weights, activations), weights=macs)),
@@ -224,6 +210,6 @@ def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path) -> Run:
         float_accuracy=metric["float"],
         float_bitops=cost["macs"] * _FLOAT_BITS**2 / _GIGA,
         reasons=reasons,
-        is_settled=named and settled == expected[arm.granularity],
+        is_settled=settled == expected,
         minutes=result["time_s"]["total"] / 60,
     )

@@ -7,9 +7,10 @@ __all__ = ["ARMS", "GRANULAR", "LAMBDAS", "LEARNED", "adaqat_tables"]
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from relations.page import cell, table
+from common.page import cell, table
 
-from .runs import REASONS, Arm, Bench, Run
+from .arms import Arm
+from .runs import REASONS, Bench, Run
 
 LAMBDAS = (0.05, 0.1, 0.15, 0.2, 0.4)
 BALANCED = {value: Arm(lambda_=value) for value in LAMBDAS}

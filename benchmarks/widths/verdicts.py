@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from relations.page import Relation, noise
+from common.page import Relation, noise
 
+from .arms import Arm
 from .runs import Bench, Run
 from .tables import ARMS, BALANCED, GRANULAR, LEARNED, reasons
 
@@ -27,7 +28,6 @@ def adaqat_relations(bench: Bench) -> list[Relation]:
     fine, scratch = LEARNED["fine-tuning"], LEARNED["from scratch"]
     fine8, scratch8 = (LEARNED[f"{name}, activations at 8 bits"] for name in ("fine-tuning", "from scratch"))
     return [
-        _fewer_bits_on_every_seed(balanced),
         _fewer_bits(balanced),
         _less_accurate(balanced),
         _small_enough(bench.runs([fine])[fine]),
@@ -39,21 +39,13 @@ def adaqat_relations(bench: Bench) -> list[Relation]:
     ]
 
 
-def _fewer_bits_on_every_seed(arms: list[list[Run]]) -> Relation:
+def _fewer_bits(arms: list[list[Run]]) -> Relation:
     text = "the larger lambda, the smaller the product of bits, or it is the same: on every seed"
     if not all(arms):
         return Relation("Table III", text, "", None)
     seeds = [[run.product for run in runs] for runs in zip(*arms, strict=True)]
     numbers = "; ".join(", ".join(f"{product:.3g}" for product in products) for products in seeds)
     return Relation("Table III", text, numbers, all(map(_is_falling, seeds)))
-
-
-def _fewer_bits(arms: list[list[Run]]) -> Relation:
-    text = "the same of the means"
-    if not all(arms):
-        return Relation("Table III", text, "", None)
-    means = [fmean(run.product for run in runs) for runs in arms]
-    return Relation("Table III", text, ", ".join(f"{mean:.1f}" for mean in means), _is_falling(means))
 
 
 def _is_falling(values: Sequence[float]) -> bool:
@@ -112,28 +104,30 @@ def _cheaper(bench: Bench, finer: str, coarser: str) -> Relation:
         f"{finer}-wise needs fewer BitOPs than {coarser}-wise at equal accuracy (within {_EQUAL} points): "
         f"the cheapest arms, at the accuracy of each {coarser}-wise lambda"
     )
-    arms = {name: list(GRANULAR[name].values()) for name in (finer, coarser)}
-    found = bench.runs([arm for each in arms.values() for arm in each])
+    found = bench.runs([arm for name in (finer, coarser) for arm in GRANULAR[name].values()])
     if not all(found.values()):
         return Relation("Granularity", text, "", None)
-    shares = []
-    for arm in arms[coarser]:
-        least = fmean(_accuracies(found[arm])[0]) - _EQUAL
-        cost, reference = (_cheapest([found[a] for a in arms[name]], least) for name in (finer, coarser))
-        assert reference is not None  # the arm itself
-        shares.append(None if cost is None else cost / reference)
-    numbers = ", ".join("none as accurate" if share is None else f"{share:.2f} of them" for share in shares)
-    return Relation("Granularity", text, numbers, all(share is not None and share < 1 for share in shares))
+    costs = {arm: fmean(run.bitops for run in runs) for arm, runs in found.items()}
+    accuracies = {arm: fmean(run.integer for run in runs) for arm, runs in found.items()}
 
+    def cheapest(name: str, least: float) -> Arm | None:
+        enough = [arm for arm in GRANULAR[name].values() if accuracies[arm] >= least]
+        return min(enough, key=lambda arm: costs[arm], default=None)
 
-def _cheapest(arms: list[list[Run]], least: float) -> float | None:
-    """Mean BitOPs of the cheapest arm that is accurate enough."""
-    costs = [fmean(run.bitops for run in runs) for runs in arms if fmean(_accuracies(runs)[0]) >= least]
-    return min(costs, default=None)
+    told: dict[str, bool] = {}  # one comparison may serve the accuracy of several arms
+    for arm in GRANULAR[coarser].values():
+        least = accuracies[arm] - _EQUAL
+        fine, reference = cheapest(finer, least), cheapest(coarser, least) or arm
+        if fine is None:
+            told[f"none as accurate as {coarser} {arm.lambda_:g}"] = False
+        else:
+            share = costs[fine] / costs[reference]
+            told[f"{finer} {fine.lambda_:g} / {coarser} {reference.lambda_:g}: {share:.2f}"] = share < 1
+    return Relation("Granularity", text, ", ".join(told), all(told.values()))
 
 
 def _all_settled(runs: list[Run]) -> Relation:
-    text = "every run: all widths were settled by a rule that is named"
+    text = "every run: all widths, of weights and activations, were settled by a rule that is named"
     done = sum(run.is_settled for run in runs)
     numbers = f"{done} of {len(runs)} runs; widths: {reasons(runs)}"
     return Relation("all", text, numbers, done == len(runs) if runs else None)

@@ -41,7 +41,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
-    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15",
+    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30",
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
@@ -93,7 +93,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_option(
     "lambda_", type=float,
-    help="What a product of a weight's and an activation's bit costs, in units of the loss: the larger, the "
+    help="Price of bits, in units of the loss, times weight bits times activation bits: the larger, the "
     "fewer bits.",
 )  # fmt: skip
 @_option("granularity", help="What has a width of its weights: the network, each layer, or each kernel.")
@@ -104,10 +104,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "hardware",
     help="What widths are weighed by. bitops: multiply-accumulates. size: weights; activations keep their "
-    "width. latency: the measured time of each layer.",
+    "width. latency: the time of each layer on this machine, measured at 8 bits and taken to be in "
+    "proportion below.",
 )
 @_option("from_scratch", is_flag=True, help="Draw the weights anew, instead of fine-tuning the file's.")
-@_option("all_layers", is_flag=True, help="Treat them as the others; else they have 8 bits.")
+@_option(
+    "all_layers",
+    is_flag=True,
+    help="Treat the first and the last layer as the others; else they keep 8 bits.",
+)
 @_option(
     "config",
     help="Codes of activations, LSQ+ table 1. 1: unsigned. 2: signed. 3: signed, learned offset (lsq+). 4: "
@@ -139,7 +144,9 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
 @_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
-@_option("weight_decay", type=float, help="Of kernels, matrices and clips; scales, offsets and biases have none.")
+@_option(
+    "weight_decay", type=float, help="Of kernels, matrices, clips; scales, offsets and biases have none."
+)
 @_option(
     "mixed_precision",
     help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",

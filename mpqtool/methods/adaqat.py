@@ -14,7 +14,6 @@ from typing import Any
 from torch import fx
 
 from mpqtool.checkpoint import Checkpoint
-from mpqtool.hardware import LayerCost
 from mpqtool.passes.roles import Role
 from mpqtool.quantizers import ActivationQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers
@@ -24,8 +23,9 @@ from mpqtool.training import Trainer
 
 from .batch_norm import reestimate
 from .epochs import EpochMethod, EpochSettings
-from .width_search import SearchSettings, WidthSearch
-from .width_variables import Hardware
+from .width_search import WidthSearch
+from .width_start import SearchSettings
+from .width_variables import Hardware, LayerCost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,16 +61,10 @@ class AdaQat(EpochMethod[AdaQatSettings]):
         return not self.search.is_done
 
     def more_state(self) -> dict[str, Any]:
-        return {
-            "search": self.search.state(),
-            "costs": [dataclasses.astuple(c) for c in self.search.hardware.costs],
-        }
+        return {"search": self.search.state()}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         super().resume(checkpoint)
-        # Times are never measured the same twice.
-        costs = [LayerCost(*cost) for cost in checkpoint.state["costs"]]
-        self.search.hardware = Hardware(costs, self.network)
         self.search.restore(checkpoint.state["search"])
 
     def initialize(self) -> None:

@@ -40,6 +40,8 @@ def reestimate(
     for norm in norms:
         norm.train()
     seen = 0
+    for numbers in _statistics(network):
+        numbers.zero_()  # what is no number would stay so, whatever it is averaged with
     try:
         for batch in batches:
             if seen and len(batch[0]) == 1:
@@ -57,15 +59,22 @@ def reestimate(
 @contextlib.contextmanager
 def held_statistics(network: fx.GraphModule) -> Iterator[None]:
     """A block in which training mode normalizes by the batch, and leaves running statistics alone."""
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
+    statistics = _statistics(network)
+    former = [numbers.clone() for numbers in statistics]  # a momentum of 0 would let infinity through
     try:
-        for norm in norms:
-            norm.momentum = 0.0
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with torch.no_grad():
+            for numbers, before in zip(statistics, former, strict=True):
+                numbers.copy_(before)
+
+
+def _statistics(network: fx.GraphModule) -> list[Tensor]:
+    """The running means and variances of a network."""
+    nodes = [node for node in network.graph.nodes if node.op == "call_module"]
+    norms = [node for node in nodes if isinstance(network.get_submodule(node.target), BatchNorm)]
+    buffers = dict(network.named_buffers())
+    return [buffers[source.meta["onnx_name"]] for node in norms for source in node.args[3:5]]
 
 
 class _Moments:

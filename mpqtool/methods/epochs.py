@@ -22,6 +22,9 @@ from mpqtool.training import Trainer
 from .batch_norm import reestimate
 from .groups import activation_bits, weight_bits
 
+_MUCH = 3.0
+"""Points of the held-out metric that are worth a warning."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochSettings:
@@ -34,6 +37,7 @@ class EpochSettings:
         patience: Epochs without a better held-out metric after which training stops; None: never.
         free: Names of the values that no layer multiplies.
         float_metric: The held-out metric of the float network; NaN where nothing compares with it.
+        way_out: What to change if too much is lost.
     """
 
     epochs: float
@@ -42,6 +46,7 @@ class EpochSettings:
     patience: int | None = None
     free: frozenset[str]
     float_metric: float = math.nan
+    way_out: str = "wider --bits"
 
 
 Settings = TypeVar("Settings", bound=EpochSettings)
@@ -131,10 +136,16 @@ class EpochMethod(abc.ABC, Generic[Settings]):
         if not math.isfinite(self.state.best):
             raise TrainingError(
                 "The network gives outputs that are not numbers after every epoch. Give a smaller --lr, "
-                "or wider --bits."
+                f"or {self.settings.way_out}."
             )
         self.network.load_state_dict(self.best)
         self.reporter.say(f"epoch {self.state.kept_epoch} is kept")
+        lost = self.settings.float_metric - self.state.best
+        if lost > _MUCH:
+            self.reporter.warn(
+                f"the quantized network is {lost:.2f} points below the float network on held-out data; more "
+                f"--epochs, {self.settings.way_out} or another --lr may help"
+            )
         return self.state.history
 
     @torch.no_grad()

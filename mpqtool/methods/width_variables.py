@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Hardware", "Question", "Variable", "grouped", "questions"]
+__all__ = ["Hardware", "LayerCost", "Question", "Variable", "grouped", "questions"]
 
 import dataclasses
 import math
@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from mpqtool.hardware import LayerCost
 from mpqtool.quantizers import DorefaWeightQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
@@ -32,6 +31,7 @@ class Variable:
         kind: Weights or activations.
         members: The quantizers that have this width; kernels of 0 bits stay so.
         kernel: The kernel of the one quantizer that has it; None: all.
+        is_network: Whether all weights, or all activations, have it.
         width: The width; set by what begins a stage.
     """
 
@@ -39,6 +39,7 @@ class Variable:
     kind: Literal["weights", "activations"]
     members: Sequence[Quantizer]
     kernel: int | None = None
+    is_network: bool = False
     width: Width = dataclasses.field(init=False)
 
     @property
@@ -95,8 +96,9 @@ class Question:
     def _blame(self, asked: Sequence[Variable]) -> list[float]:
         if self.weight is None:
             return [1.0]
-        quantizer = asked[0].members[0]
-        assert self.weight.grad is not None  # it was trained on, a moment ago
+        quantizer, equal = asked[0].members[0], [1 / len(asked)] * len(asked)
+        if self.weight.grad is None:  # the loss does not depend on it
+            return equal
         for variable in asked:
             variable.use(variable.width.bits - 1)
         less = quantizer(self.weight)
@@ -107,8 +109,23 @@ class Question:
         parts = torch.stack([by_kernel[variable.kernel] for variable in asked])
         total = float(parts.sum())
         if not 0 < total < math.inf:  # gradients in float16 overflow until their scale has settled
-            return [1 / len(asked)] * len(asked)
+            return equal
         return (parts / total).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """What one layer weighs in the hardware term, ``sum share * B_w * B_a``.
+
+    Attributes:
+        weight: The plan entry of its weight.
+        input: The plan entry that owns the codes it multiplies; None: they are float, or nobody owns them.
+        share: Of all layers that are counted; these add up to 1.
+    """
+
+    weight: str
+    input: str | None
+    share: float
 
 
 class Hardware:
@@ -125,41 +142,54 @@ class Hardware:
         self.costs = costs
         quantizers = [*weight_quantizers(network), *activation_quantizers(network)]
         self._quantizers = {quantizer.name: quantizer for quantizer in quantizers}
+        self._by_weight: dict[str, list[tuple[float, str | None]]] = {}
+        self._by_input: dict[str, list[tuple[float, str | None]]] = {}
+        for cost in costs:
+            self._by_weight.setdefault(cost.weight, []).append((cost.share, cost.input))
+            if cost.input is not None:
+                self._by_input.setdefault(cost.input, []).append((cost.share, cost.weight))
+
+    def bits(self) -> dict[str, float]:
+        """The present widths of what is multiplied, means over kernels."""
+        return {name: float(q.bits.double().mean()) for name, q in self._quantizers.items()}
 
     def value(self) -> float:
         """The term at the present widths."""
-        return sum(c.share * self._bits(c.weight) * self._bits(c.input) for c in self.costs)
+        bits = self.bits()
+        return sum(c.share * bits[c.weight] * _of(c.input, bits) for c in self.costs)
 
     def share(self, variable: Variable) -> float:
         """What part of the term a variable is in, 0 to 1."""
         whole = sum(share for share, _ in self._others(variable))
         return whole if variable.kernel is None else whole / len(variable.members[0].bits)
 
-    def slope(self, variable: Variable) -> float:
-        """The derivative by a width as a share of its layers: mean bits of what is multiplied with it."""
-        others = self._others(variable)
-        return sum(share * self._bits(name) for share, name in others) / sum(share for share, _ in others)
+    def slope(self, variable: Variable, bits: Mapping[str, float] | None = None) -> float:
+        """The derivative by a width as a share of its layers: mean bits of what is multiplied with it.
+
+        Args:
+            variable: What has the width.
+            bits: What ``bits`` gives, if it is there already.
+        """
+        others, bits = self._others(variable), bits or self.bits()
+        return sum(share * _of(name, bits) for share, name in others) / sum(share for share, _ in others)
 
     def learned(self) -> tuple[list[DorefaWeightQuantizer], list[PactQuantizer]]:
         """The weights and the activations that are in the term."""
-        found = {kind: dict.fromkeys(getattr(c, kind) for c in self.costs) for kind in ("weight", "input")}
-        weights = [self._quantizers[name] for name in found["weight"]]
-        inputs = [self._quantizers.get(name) for name in found["input"]]
+        names = dict.fromkeys([c.weight for c in self.costs] + [c.input for c in self.costs if c.input])
+        found = [self._quantizers[name] for name in names if name in self._quantizers]
         return (
-            [q for q in weights if isinstance(q, DorefaWeightQuantizer)],
-            [q for q in inputs if isinstance(q, PactQuantizer)],
+            [q for q in found if isinstance(q, DorefaWeightQuantizer)],
+            [q for q in found if isinstance(q, PactQuantizer)],
         )
 
     def _others(self, variable: Variable) -> list[tuple[float, str | None]]:
         """Share and name of what is multiplied with a variable."""
-        names = {member.name for member in variable.members}
-        if variable.kind == "weights":
-            return [(c.share, c.input) for c in self.costs if c.weight in names]
-        return [(c.share, c.weight) for c in self.costs if c.input in names]
+        which = self._by_weight if variable.kind == "weights" else self._by_input
+        return [other for member in variable.members for other in which.get(member.name, ())]
 
-    def _bits(self, name: str | None) -> float:
-        quantizer = None if name is None else self._quantizers.get(name)
-        return _FLOAT_BITS if quantizer is None else float(quantizer.bits.double().mean())
+
+def _of(name: str | None, bits: Mapping[str, float]) -> float:
+    return _FLOAT_BITS if name is None else bits.get(name, _FLOAT_BITS)
 
 
 def grouped(
@@ -173,7 +203,7 @@ def grouped(
         granularity: ``network``, ``layer`` or ``kernel``.
     """
     if granularity == "network":
-        return [Variable(kind, kind, members)] if members else []
+        return [Variable(kind, kind, members, is_network=True)] if members else []
     if granularity == "layer":
         return [Variable(member.name, kind, [member]) for member in members]
     return [

@@ -30,7 +30,8 @@ class Width:
         value: N.
         least: Bits at which it is settled when it gets there.
         most: Bits that it never exceeds.
-        rate: Bits per step and unit of the gradient, eta of the paper.
+        rate: Bits per step and unit of the gradient, eta of the paper; may be set anew at each update.
+        speed: Bits per step that it falls by where a bit less costs nothing; what sets the rate goes by it.
         bits: What is used.
         bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed, or N
             was whole; 0 before the first.
@@ -54,6 +55,7 @@ class Width:
     pair: tuple[int, int] | None = None
     changed: int = 0
     reason: str | None = None
+    speed: float = 0.0
 
     def __post_init__(self) -> None:
         self.bits = self.bits or math.ceil(self.value)
@@ -121,6 +123,10 @@ class Width:
             self.settle("oscillation")
         elif rests and step - self.changed >= patience:
             self.settle("stall")
+
+    def would_fall(self, steps: int) -> bool:
+        """Whether it would have lost a bit in so many steps more, as it was falling when it had to stop."""
+        return self.reason == "budget" and (self.slope or 0.0) * self.rate * steps > 1
 
     def _use(self, bits: int, step: int) -> None:
         if bits == self.bits:

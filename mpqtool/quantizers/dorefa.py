@@ -38,7 +38,7 @@ class DorefaWeightQuantizer(WeightQuantizer):
     whether there is a tanh, is the ``gain``.
 
     The gradient is that of ``c * tanh(w) / max|tanh(w)|`` with a constant c and maximum. A kernel of 0 bits
-    has the codes 0.
+    has the codes 0 and no gradient.
 
     Source: Gernigon et al., AdaQAT, section III-A; Zhou et al., DoReFa-Net, equation 9.
 
@@ -64,6 +64,7 @@ class DorefaWeightQuantizer(WeightQuantizer):
 
     def real(self, weight: Tensor) -> Tensor:
         """What the codes are nearest to, in units of the ``scale`` that belongs to it, which this sets."""
+        weight = weight * self._per_kernel((self.bits > 0).to(weight), weight)  # the others take no part
         if self.gain is Gain.LEAST_SQUARES:
             unit = weight / _largest(weight.flatten(1), 1).view(-1, *[1] * (weight.ndim - 1))
         else:

@@ -113,13 +113,14 @@ def initial_clip(x: NDArray[np.float32], role: Role, *, bits: int) -> tuple[floa
         role: Whether values are negative, and how many; signed ones have half of the codes below 0.
         bits: Width of a code.
     """
-    levels = 2**bits
-    if role is Role.SIGNED:
-        half = levels // 2
-        scale, _ = initial_activation(x, "mse", low=-half, high=half - 1, offset=False)
-        return scale * (half - 1), 0.5
-    scale, zero_point = fit_codes(x, bits, nonnegative=role is Role.NONNEGATIVE)
-    return scale * (levels - 1 - zero_point), zero_point / levels
+    share = 0.5 if role is Role.SIGNED else 0.0
+    if role is Role.SKEWED:  # few bits would leave nothing below 0, for wider ones too
+        _, zero_point = fit_codes(x, 8, nonnegative=False)
+        share = zero_point / 2**8
+    below = min(round(share * 2**bits), 2**bits - 2)
+    above = 2**bits - 1 - below
+    scale, _ = initial_activation(x, "mse", low=-below, high=above, offset=False)
+    return scale * above, share
 
 
 @dataclasses.dataclass(frozen=True)

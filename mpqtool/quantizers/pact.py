@@ -16,13 +16,14 @@ from .scales import restrain
 class PactQuantizer(nn.Module):
     """Fake-quantize an activation that is clipped at alpha: ``x_hat = s * rint(clip(x, low, alpha) / s)``.
 
-    ``s = alpha / (2**bits - 1 - z)``. The zero point z is the same share of the codes at every width: none
-    of them where no value is negative, half of them for signed values, whose codes are symmetric but for one
-    more below. All widths share one alpha.
+    ``s = alpha / (2**bits - 1 - z)`` and ``low = -z * s``. The zero point z is the same share of the codes at
+    every width: none of them where no value is negative, half of them for signed values, whose codes are
+    symmetric but for one more below, and less behind Swish. All widths share one alpha.
 
-    ``d x_hat / d x = 1`` inside, else 0. ``d x_hat / d alpha = 1`` above alpha, ``(x_hat - x) / alpha``
-    inside: calibrated PACT, Jin et al., Towards efficient training for neural network quantization, equation
-    9. AdaQAT prints the indicator ``x <= alpha``, where the derivative is 0 (Choi et al., PACT, equation 3).
+    ``d x_hat / d x = 1`` inside, else 0. ``d x_hat / d alpha = 1`` above alpha, ``low / alpha`` below low,
+    ``(x_hat - x) / alpha`` inside: calibrated PACT, Jin et al., Towards efficient training for neural network
+    quantization, equation 9. AdaQAT prints the indicator ``x <= alpha``, where the derivative is 0 (Choi et
+    al., PACT, equation 3).
 
     Source: Gernigon et al., AdaQAT, section III-A.
 
@@ -48,22 +49,21 @@ class PactQuantizer(nn.Module):
         self.register_buffer("share", torch.tensor(0.0))
         self.register_buffer("bits", torch.tensor(bits))
 
+    def code_range(self) -> tuple[int, int]:
+        """The code of real 0, and the largest code."""
+        levels: int = 2 ** int(self.bits)
+        return min(round(float(self.share) * levels), levels - 2), levels - 1
+
     @property
     def zero_point(self) -> int:
         """The code of real 0."""
-        levels = 2 ** int(self.bits)
-        zero_point: int = min(round(float(self.share) * levels), levels - 2)
-        return zero_point
-
-    @property
-    def high(self) -> int:
-        """The largest code."""
-        return int(2 ** int(self.bits) - 1)
+        return self.code_range()[0]
 
     @property
     def scale(self) -> Tensor:
         """Real units per code, ``()``."""
-        return self.alpha / (self.high - self.zero_point)
+        zero_point, high = self.code_range()
+        return self.alpha / (high - zero_point)
 
     @property
     def is_set(self) -> bool:
@@ -88,14 +88,18 @@ class PactQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.elements = x[0].numel()
+        zero_point, high = self.code_range()
         # Its gradient of the scale, divided by the largest code, is that of alpha.
         y: Tensor = FakeQuantize.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
-            x.float(), self.scale, self.zero_point, self.high, 1.0
+            x.float(), self.alpha / (high - zero_point), zero_point, high, 1.0
         )
         return y
 
     def to_plan(self) -> ActivationQuant:
         """The plan entry of the present width and clip."""
         return ActivationQuant(
-            name=self.name, bits=int(self.bits), scale=float(self.scale.detach()), zero_point=self.zero_point
+            name=self.name,
+            bits=int(self.bits),
+            scale=float(self.scale.detach()),
+            zero_point=self.zero_point,
         )

@@ -74,6 +74,7 @@ def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Lo
     integers = next((row for row in result.history if row.get("phase") == "integers"), None)
     return environment.get_template("page.html").render(
         r=result,
+        method=words.METHODS.get(result.method, result.method),
         unit=f" {unit}",
         metric=metric,
         name=pathlib.PurePath(result.model.path).name,

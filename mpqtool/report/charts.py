@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from mpqtool.result import LayerBits
 
-from .panel import RIGHT, WIDTH, Label, Panel, bounds, names
+from .panel import WIDTH, Label, Panel, bounds, names
 
 _HEIGHT, _LOWER_HEIGHT, _TOP, _GAP, _BOTTOM = 180, 120, 22, 44, 30
 _MOST_NUMBERS = 16
@@ -70,7 +70,7 @@ def _draw(panel: Panel, title: str, lines: Sequence[_Line], word: str, level: fl
     """Draw the frame, the lines and their names; ``level`` is the float network's value, if known."""
     labels = [_label(panel, line) for line in lines]
     if level is not None:
-        labels.append((WIDTH - RIGHT, panel.y(level), f"float {level:.2f}"))
+        labels.append((panel.y(level), f"float {level:.2f}"))
     return "".join(
         [panel.frame(title), "" if level is None else panel.rule(level, "line float")]
         + [_line(panel, line, word) for line in lines]
@@ -93,10 +93,10 @@ def _line(panel: Panel, line: _Line, word: str) -> str:
 
 
 def _label(panel: Panel, line: _Line) -> Label:
-    """Where the name of a series goes, with the value that the run ended with."""
+    """Name a series, with the value that the run ended with."""
     kept = [point for point in line.points if point[2]] or line.points
-    last, value, _ = kept[-1]
-    return panel.x(last), panel.y(value), f"{line.name} {value:.2f}"
+    value = kept[-1][1]
+    return panel.y(value), f"{line.name} {value:.2f}"
 
 
 def _ring(panel: Panel, index: int, value: float) -> str:

@@ -38,11 +38,6 @@ class Widths(pydantic.BaseModel):
     weight_oscillations: int | None = None
     activation_oscillations: int | None = None
 
-    @property
-    def name(self) -> str:
-        """What tells it from other events of its step."""
-        return ""
-
 
 class Frozen(pydantic.BaseModel):
     """A width that stopped.
@@ -64,9 +59,9 @@ class Frozen(pydantic.BaseModel):
     reason: str
 
     @property
-    def name(self) -> str:
-        """What tells it from other events of its step."""
-        return self.variable
+    def is_shared(self) -> bool:
+        """Whether the whole network has this width, also in a stage in which others have their own."""
+        return self.variable == self.kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,19 +73,23 @@ class Log:
     frozen: Sequence[Frozen] = ()
 
 
+_Events = dict[tuple[int, str, str | None], Widths | Frozen]
+"""By step, stage and the variable that stopped; steps only grow."""
+
+
 def read(path: pathlib.Path) -> Log:
     """Read a log. Lines that are no events of ours are left out; no file is an empty log."""
     warnings: dict[str, None] = {}
-    events: list[Widths | Frozen] = []
+    events: _Events = {}
     for record in _records(path):
         if record.get("event") == "warning":
             warnings[str(record.get("text"))] = None
         elif (event := _event(record)) is not None:
-            _append(events, event)
+            _add(events, event)
     return Log(
         list(warnings),
-        [event for event in events if isinstance(event, Widths)],
-        [event for event in events if isinstance(event, Frozen)],
+        [event for event in events.values() if isinstance(event, Widths)],
+        [event for event in events.values() if isinstance(event, Frozen)],
     )
 
 
@@ -119,15 +118,13 @@ def _event(record: dict[str, Any]) -> Widths | Frozen | None:
     return None
 
 
-def _append(events: list[Widths | Frozen], event: Widths | Frozen) -> None:
+def _add(events: _Events, event: Widths | Frozen) -> None:
     """Add an event. A run that goes on from a checkpoint begins some steps back: what was there gives way."""
-    if events and event.step < events[-1].step:
-        events[:] = [before for before in events if before.step < event.step]
-    at = len(events)
-    while at and events[at - 1].step == event.step:
-        at -= 1
-        same = events[at]
-        if (type(same), same.stage, same.name) == (type(event), event.stage, event.name):
-            events[at] = event
-            return
-    events.append(event)
+    if events and event.step < _last_step(events):
+        while events and event.step <= _last_step(events):
+            events.popitem()
+    events[event.step, event.stage, event.variable if isinstance(event, Frozen) else None] = event
+
+
+def _last_step(events: _Events) -> int:
+    return next(reversed(events))[0]

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-WIDTH, LEFT, RIGHT = 1000, 44, 130
+WIDTH, LEFT, RIGHT = 1000, 60, 130
 """Pixels of a picture, and of its margins."""
 _LABEL_HEIGHT = 15
+_LEAST_SPAN = 5e-3
+"""Of a panel, as a part of its largest value: steps between ticks are a thousandth of it then, or more."""
 
-Label = tuple[float, float, str]
-"""A text, and the end of the line that it names, in pixels."""
+Label = tuple[float, str]
+"""The height in pixels of what is named, and its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Panel:
         for tick in ticks(self.low, self.high):
             y = self.y(tick) + 4
             parts.append(self.rule(tick, "grid"))
-            parts.append(f'<text class="tick end" x="{LEFT - 8}" y="{y:.1f}">{tick:g}</text>')
+            parts.append(f'<text class="tick end" x="{LEFT - 8}" y="{y:.1f}">{_short(tick)}</text>')
         return "".join(parts)
 
     def rule(self, value: float, css: str) -> str:
@@ -66,22 +68,22 @@ class Panel:
 
 
 def names(labels: Sequence[Label], lowest: float = math.inf) -> str:
-    """Write names behind the ends of their lines; those that would overlap are pushed apart.
+    """Write names at the right margin; those that would overlap are pushed apart.
 
     Args:
         labels: The names.
         lowest: None is written below this; others make room above.
     """
-    labels, places, free = sorted(labels, key=lambda label: label[1]), [], -math.inf
-    for _, y, _ in labels:
+    labels, places, free = sorted(labels, key=lambda label: label[0]), [], -math.inf
+    for y, _ in labels:
         places.append(max(y + 4, free))
         free = places[-1] + _LABEL_HEIGHT
     for i in reversed(range(len(places))):
         places[i] = min(places[i], lowest)
         lowest = places[i] - _LABEL_HEIGHT
     return "".join(
-        f'<text class="label" x="{x + 12:.1f}" y="{place:.1f}">{text}</text>'
-        for (x, _, text), place in zip(labels, places, strict=True)
+        f'<text class="label" x="{WIDTH - RIGHT + 12}" y="{place:.1f}">{text}</text>'
+        for (_, text), place in zip(labels, places, strict=True)
     )
 
 
@@ -90,14 +92,15 @@ def bounds(values: Sequence[float]) -> tuple[float, float]:
 
     A constant is the upper end: no bit-width is above 8, and no accuracy above 100.
     """
-    step = _step(max(values) - min(values))
+    step = _step(min(values), max(values))
     low, high = math.floor(min(values) / step) * step, math.ceil(max(values) / step) * step
     return (low, high) if high > low else (low - step, high)
 
 
-def _step(span: float) -> float:
-    """Choose 1, 2 or 5 times a power of ten, for three to six ticks."""
-    if span <= 0:
+def _step(low: float, high: float) -> float:
+    """Choose 1, 2 or 5 times a power of ten, for three to six ticks; fewer where values hardly differ."""
+    span = max(high - low, _LEAST_SPAN * max(abs(low), abs(high)))
+    if span <= 0 or (low == high and span < 1):
         return 1.0
     power = 10.0 ** math.floor(math.log10(span / 3))
     return next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 5)
@@ -105,5 +108,14 @@ def _step(span: float) -> float:
 
 def ticks(low: float, high: float) -> list[float]:
     """Give the round values of a range that begins and ends with one."""
-    step = _step(high - low)
-    return [round(low + i * step, 10) for i in range(round((high - low) / step) + 1)]
+    step = _step(low, high)
+    digits = 3 - math.floor(math.log10(step))
+    return [round(low + i * step, digits) for i in range(round((high - low) / step) + 1)]
+
+
+def _short(value: float) -> str:
+    """Write a tick in no more than the margin has room for: four digits, if need be with a power of ten."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:.5g}"

@@ -13,14 +13,11 @@ from markupsafe import Markup
 
 from .log import Frozen, Log, Widths
 from .panel import WIDTH, Label, Panel, bounds, names, ticks
+from .series import Points, smoothed, thinned, usual
 
 _BITS, _LOSS, _COUNTS, _GAP = 200, 120, 90, 40
 """Pixels: heights of the panels, and what is between them."""
 _TOP, _STAGE_ROW, _BOTTOM = 22, 18, 30
-_MOST_POINTS = 400
-"""Of one line."""
-_SMOOTH = 1 / 50
-"""The part of the updates that a point of the smoothed loss is the mean of."""
 _RINGS = {"weights": 5, "activations": 8}
 """Radius in pixels: one may be around the other."""
 _RUG = 6
@@ -36,9 +33,6 @@ _REASONS = {
     "stall": "they no longer moved",
     "budget": "the steps of the search were used up",
 }
-
-_Points = Sequence[tuple[float, float]]
-"""Step and value, or pixels."""
 
 
 def chart(log: Log) -> Markup | None:
@@ -59,8 +53,13 @@ def chart(log: Log) -> Markup | None:
     drawn = _bits(panel, rows) + _marks(panel, log.frozen)
     losses = _series(rows, "loss")
     if losses:
-        panel = Panel(first, last, panel.bottom + _GAP, _LOSS, *bounds([value for _, value in losses]))
-        drawn += _loss(panel, losses)
+        smooth = smoothed(losses)
+        room = bounds([*usual(losses), *(value for _, value in smooth)])
+        panel = Panel(first, last, panel.bottom + _GAP, _LOSS, *room)
+        # what was no number is not in the series
+        ends = f"loss {smooth[-1][1]:.3g}" if losses[-1][0] == rows[-1].step else "loss: no number"
+        drawn += panel.frame("task loss") + _polyline(panel, losses, "line raw metric")
+        drawn += _polyline(panel, smooth, "line metric") + names([_label(panel, smooth, ends)])
     counts = [value for kind in _KINDS for _, value in _series(rows, f"{kind[:-1]}_oscillations")]
     panel = Panel(first, last, panel.bottom + _GAP, _COUNTS, *bounds([0, 3, *counts]))
     drawn += _oscillations(panel, rows)
@@ -75,10 +74,10 @@ def chart(log: Log) -> Markup | None:
 
 def endings(log: Log) -> list[str]:
     """Say how the search ended: a line for each width of the network, counts where there are many."""
-    last = {(event.stage, event.variable): event for event in log.frozen}
+    last = {("network" if event.is_shared else event.stage, event.variable): event for event in log.frozen}
     lines, many = [], collections.defaultdict[tuple[str, str], list[Frozen]](list)
     for event in last.values():
-        if event.stage == "network":
+        if event.is_shared:
             lines.append(_ending(event))
         else:
             many[event.stage, event.kind].append(event)
@@ -122,7 +121,7 @@ def _marks(panel: Panel, frozen: Sequence[Frozen]) -> str:
     rings, feet = [], dict[tuple[str, str], None]()
     for event in frozen:
         x, y = panel.x(event.step), panel.y(event.bits)
-        if event.stage != "network":
+        if not event.is_shared:
             feet[event.kind, f"{x:.0f}"] = None
             continue
         rings.append(
@@ -134,24 +133,6 @@ def _marks(panel: Panel, frozen: Sequence[Frozen]) -> str:
         path = "".join(f"M{x} {y:.0f}v{_RUG}" for k, x in feet if k == kind)
         rings.append(f'<path class="line thin {kind}" d="{path}"/>' if path else "")
     return "".join(rings)
-
-
-def _loss(panel: Panel, losses: _Points) -> str:
-    """Draw the loss of each step faintly, and its moving mean."""
-    half = int(len(losses) * _SMOOTH / 2)
-    sums = [0.0]
-    for _, value in losses:
-        sums.append(sums[-1] + value)
-    smooth = []
-    for i, (step, _) in enumerate(losses):
-        low, high = max(0, i - half), min(len(losses), i + half + 1)
-        smooth.append((step, (sums[high] - sums[low]) / (high - low)))
-    return "".join([
-        panel.frame("task loss"),
-        _polyline(panel, losses, "line raw metric"),
-        _polyline(panel, smooth, "line metric"),
-        names([_label(panel, smooth, f"loss {smooth[-1][1]:.3g}")]),
-    ])  # fmt: skip
 
 
 def _oscillations(panel: Panel, rows: Sequence[Widths]) -> str:
@@ -180,43 +161,27 @@ def _stages(lowest: Panel, stages: dict[str, int]) -> str:
     return "".join(parts)
 
 
-def _series(rows: Sequence[Widths], key: str) -> _Points:
+def _series(rows: Sequence[Widths], key: str) -> Points:
     values = ((row.step, getattr(row, key)) for row in rows)
     return [(step, float(value)) for step, value in values if value is not None and math.isfinite(value)]
 
 
-def _label(panel: Panel, points: _Points, text: str) -> Label:
-    step, value = points[-1]
-    return panel.x(step), panel.y(value), text
+def _label(panel: Panel, points: Points, text: str) -> Label:
+    return panel.y(points[-1][1]), text
 
 
-def _thinned(points: _Points) -> _Points:
-    """The lowest, highest and last point of each part of a long line: no spike and no level is lost."""
-    if len(points) <= _MOST_POINTS:
-        return points
-    first, last = points[0][0], points[-1][0]
-    parts = collections.defaultdict[int, list[tuple[float, float]]](list)
-    for point in points:
-        parts[int((point[0] - first) / (last - first) * (_MOST_POINTS // 3 - 1))].append(point)
-    return [
-        point
-        for part in parts.values()
-        for point in sorted({min(part, key=_value), max(part, key=_value), part[-1]})
-    ]
-
-
-def _value(point: tuple[float, float]) -> float:
-    return point[1]
-
-
-def _polyline(panel: Panel, points: _Points, css: str) -> str:
-    path = " ".join(f"{panel.x(step):.1f},{panel.y(value):.1f}" for step, value in _thinned(points))
+def _polyline(panel: Panel, points: Points, css: str) -> str:
+    """Draw a line, along the edge of the panel where it would leave it."""
+    path = " ".join(
+        f"{panel.x(step):.1f},{panel.y(min(max(value, panel.low), panel.high)):.1f}"
+        for step, value in thinned(points)
+    )
     return f'<polyline class="{css}" points="{path}"/>'
 
 
-def _steps(panel: Panel, points: _Points, css: str) -> str:
+def _steps(panel: Panel, points: Points, css: str) -> str:
     """Draw a line that holds each value until the next change."""
     changes = [b for a, b in itertools.pairwise(points) if b[1] != a[1]]
-    kept = _thinned([points[0], *changes, points[-1]])
+    kept = thinned([points[0], *changes, points[-1]])
     moves = "".join(f"H{panel.x(step):.1f}V{panel.y(value):.1f}" for step, value in kept[1:])
     return f'<path class="{css}" d="M{panel.x(kept[0][0]):.1f} {panel.y(kept[0][1]):.1f}{moves}"/>'

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["METRICS", "Verdict", "drop", "number", "settings", "short", "signed", "size", "verdict"]
+__all__ = [
+    "METHODS",
+    "METRICS",
+    "Verdict",
+    "drop",
+    "number",
+    "settings",
+    "short",
+    "signed",
+    "size",
+    "verdict",
+]
 
 import dataclasses
 import math
@@ -11,6 +22,7 @@ from typing import Any
 
 from mpqtool.result import ResultFile
 
+METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT"}
 METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
 NOT_MEASURED = "not measured"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

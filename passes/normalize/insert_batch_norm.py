@@ -100,7 +100,8 @@ def without_batch_norm(model: ir.Model) -> tuple[str, ...]:
     - whose weight or bias is not constant, or whose weight other nodes use too;
     - with BatchNormalization behind that ``FoldBatchNormPass`` would fold into it;
     - that is one of the last layers, whose result is not to follow the batch;
-    - with one output position per sample, as behind a global pooling: a batch is too few numbers.
+    - with one output position per sample, as behind a global pooling: a batch is too few numbers. So are
+      those of a Gemm, which has one position as well.
 
     Args:
         model: Normal form.

@@ -104,6 +104,8 @@ def _quantize(
 ) -> tuple[dict[str, Any], Plan, list[dict[str, Any]]]:
     """Result, plan and log of a run whose search is long enough for a bit or two."""
     given = {"batch_size": 2, "epochs": 2, "start_bits": "W4A5", "lambda_": 1.0, "target": "standard"}
+    if "data" in options:
+        options["data"] = str(folder / options["data"])
     run = mpqtool.quantize(folder / f"{name}.onnx", out=out, method="adaqat", **given | options)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return run.result, Plan.load(out / "plan.json"), log
@@ -139,19 +141,20 @@ def _assert_whole(result: dict[str, Any], plan: Plan, log: list[dict[str, Any]])
 @pytest.mark.parametrize(
     ("granularity", "hardware", "options"),
     [
-        ("network", "bitops", {}),
-        ("network", "size", {"distill": True}),
-        ("layer", "latency", {"from_scratch": True, "epochs": 4}),
-        ("kernel", "bitops", {"all_layers": True, "epochs": 4}),
+        ("network", "bitops", {"data": "unlabeled.npz"}),
+        ("layer", "latency", {"from_scratch": True, "epochs": 4, "activation_granularity": "network"}),
+        ("kernel", "bitops", {"all_layers": True, "distill": True, "epochs": 4}),
         ("kernel", "size", {"epochs": 4}),
     ],
 )
 def test_what_is_trained_is_what_is_deployed(
     folder: pathlib.Path, tmp_path: pathlib.Path, granularity: str, hardware: str, options: dict[str, Any]
 ) -> None:
+    said = io.StringIO()
     whole = result, plan, log = _quantize(
-        folder, tmp_path / "out", granularity=granularity, hardware=hardware, **options
-    )
+        folder, tmp_path / "out", granularity=granularity, hardware=hardware,
+        reporter=Reporter(stream=said), **options,
+    )  # fmt: skip
 
     _assert_whole(*whole)
     assert result["nodes"]["islands"] == []
@@ -166,12 +169,18 @@ def test_what_is_trained_is_what_is_deployed(
     assert widths.keys() == read
     if hardware == "size":
         assert set(widths.values()) == {5}
-    if granularity == "network":
+    if "network" in (granularity, options.get("activation_granularity")):
         assert len(set(widths.values())) == 1
     stages = list(dict.fromkeys(event["stage"] for event in log if event["event"] == "widths"))
     assert stages == (["network"] if granularity == "network" else ["network", granularity])
-    variables = {event["variable"] for event in log if event["event"] == "frozen"}
-    assert ("activations" in variables) == (hardware != "size")
+    settled = [event for event in log if event["event"] == "frozen"]
+    assert ("activations" in {event["variable"] for event in settled}) == (hardware != "size")
+    if "activation_granularity" in options:  # the one width of activations is the network's, also when said
+        (shared,) = [event for event in settled if event["kind"] == "activations"]
+        assert (shared["variable"], {shared["bits"]}) == ("activations", set(widths.values()))
+        assert "network-wise  activations at" in said.getvalue()
+        assert "layer-wise  activations" not in said.getvalue()
+        assert f"activations stop at {shared['bits']} bit" in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +195,6 @@ def test_what_is_trained_is_what_is_deployed(
         pytest.param("gemms", {"granularity": "kernel"}, id="gemm-only"),
         pytest.param("pictures", {"granularity": "layer"}, id="pictures-out"),
         pytest.param("attention", {"granularity": "layer", "all_layers": True}, id="attention"),
-        pytest.param("swish", {"data": "unlabeled.npz"}, id="no-labels"),
     ],
 )
 def test_every_kind_of_file(
@@ -195,15 +203,13 @@ def test_every_kind_of_file(
     name: str,
     options: dict[str, Any],
 ) -> None:
-    if "data" in options:
-        options = {"data": str(folder / options["data"])}
     said = io.StringIO()
     whole = _, plan, log = _quantize(
         folder, tmp_path / "out", name, reporter=Reporter(stream=said), **options
     )
     _assert_whole(*whole)
     put_back = "BatchNormalization is put back" in said.getvalue()
-    assert put_back == (name not in ("gemms", "attention"))  # one layer of the Swish network has none either
+    assert put_back == (name not in ("gemms", "attention"))
     if name == "gemms":
         assert plan.weights[1].bits[2] == 0
     if options.get("epochs") == 0:

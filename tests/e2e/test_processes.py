@@ -15,7 +15,7 @@ def test_two_processes_share_the_work_and_speak_once(tmp_path: pathlib.Path) -> 
     out = tmp_path / "digits.mpq"
     run = subprocess.run(
         [
-            sys.executable, "-P", "-m", "torch.distributed.run", "--nproc_per_node", "2",
+            sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
             "-m", "mpqtool", "quantize", str(EXAMPLES / "digits.onnx"), "-o", str(out), "--json",
             "--epochs", "1", "--target-bits", "W3.3A7.5",
         ],

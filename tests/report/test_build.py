@@ -183,6 +183,7 @@ def test_learned_widths_are_shown_where_the_log_has_them(tmp_path: pathlib.Path)
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
     page = _page(tmp_path, history)
     assert page.count("<svg") == 2
+    assert "Quantized by AdaQAT" in _text(page)
     assert "The bit-widths bits" in _text(page)
     assert "weights stop at 3 bits: they oscillated between 2 and 3 (oscillation), step 16 The tr" in _text(
         page

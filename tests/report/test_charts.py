@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mpqtool.report import charts
-from mpqtool.report.panel import bounds, ticks
+from mpqtool.report.panel import Panel, bounds, ticks
 from mpqtool.report.words import number, short, signed
 from mpqtool.result import LayerBits
 
@@ -31,13 +31,32 @@ def test_distribution_weighs_layers_by_their_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(3.0, 8.0), (96.1, 98.2), (5.0, 5.0), (0.0, 0.0), (-0.31, 0.02), (97.991, 97.993)]
+    ("low", "high"), [(3.0, 8.0), (96.1, 98.2), (5.0, 5.0), (0.0, 0.0), (-0.31, 0.02), (97.1, 97.75)]
 )
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
     bottom, top = bounds([high, low])
     found = ticks(bottom, top)
     assert found[0] <= low <= high <= found[-1]
     assert 3 <= len(found) <= 8
+
+
+@pytest.mark.parametrize("value", [97.991, 0.123456, 8e5, 123_456.0, 3.2e-7, -0.0123456])
+@pytest.mark.parametrize("spread", [0, 1e-6, 1e-3])
+def test_ticks_of_values_that_hardly_differ_fit_the_margin(value: float, spread: float) -> None:
+    low, high = sorted([value, value * (1 + spread)])
+    bottom, top = bounds([low, high])
+    assert bottom <= low <= high <= top
+    frame = Panel(0, 1, 0, 100, bottom, top).frame("")
+    texts = re.findall(r'class="tick end"[^>]*>([^<]*)<', frame)
+    assert len(set(texts)) == len(texts) >= 2
+    assert max(map(len, texts)) <= 8  # about 50 pixels, in a margin of 60
+
+
+@pytest.mark.parametrize(
+    ("high", "text"), [(8e5, "8e5"), (1.5e6, "1.5e6"), (20_000, "20000"), (0.005, "0.005"), (5e-5, "5e-5")]
+)
+def test_ticks_far_from_one_are_powers_of_ten(high: float, text: str) -> None:
+    assert f">{text}</text>" in Panel(0, 1, 0, 100, 0, high).frame("")
 
 
 def test_constants_need_no_higher_tick() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 from mpqtool.report.log import Log, read
@@ -21,10 +22,13 @@ def _frozen(step: int, variable: str, reason: str = "stall", stage: str = "netwo
     }  # fmt: skip
 
 
+def _write(folder: pathlib.Path, *events: dict[str, Any]) -> None:
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+
 def _read(folder: pathlib.Path, *events: dict[str, Any]) -> Log:
-    path = folder / "log.jsonl"
-    path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
-    return read(path)
+    _write(folder, *events)
+    return read(folder / "log.jsonl")
 
 
 def test_no_file_is_an_empty_log(tmp_path: pathlib.Path) -> None:
@@ -58,6 +62,32 @@ def test_the_last_line_may_be_repeated_alone(tmp_path: pathlib.Path) -> None:
     log = _read(tmp_path, _widths(8), _widths(16, loss=1.0), _frozen(16, "a"), _widths(16, loss=2.0))
     assert [row.loss for row in log.widths] == [None, 2.0]
     assert len(log.frozen) == 1
+
+
+def test_a_stop_that_is_said_again_counts_once(tmp_path: pathlib.Path) -> None:
+    log = _read(tmp_path, _frozen(16, "a", "stall"), _frozen(16, "b"), _frozen(16, "a", "budget"))
+    assert [(event.variable, event.reason) for event in log.frozen] == [("a", "budget"), ("b", "stall")]
+
+
+def test_many_stops_at_one_step_are_read_in_linear_time(tmp_path: pathlib.Path) -> None:
+    def lines_run(count: int) -> int:
+        run, before = 0, sys.gettrace()
+
+        def trace(*_: Any) -> Any:
+            nonlocal run
+            run += 1
+            return trace
+
+        _write(tmp_path, *(_frozen(640, f"c.weight[{i}]", "budget", "kernel") for i in range(count)))
+        sys.settrace(trace)
+        try:
+            log = read(tmp_path / "log.jsonl")
+        finally:
+            sys.settrace(before)
+        assert len(log.frozen) == count
+        return run
+
+    assert lines_run(5000) < 5 * lines_run(1250)  # four times as many, and 16 times if each scans all
 
 
 def test_a_step_may_end_one_stage_and_begin_another(tmp_path: pathlib.Path) -> None:

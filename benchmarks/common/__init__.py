@@ -1,0 +1,1 @@
+"""What the benchmarks of published relations share."""
