@@ -62,6 +62,10 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"target_bits": "W3A8", "start_bits": "W4A7"}, "must not exceed"),
         ({"method": "adaqat", "start_bits": "W4A1"}, "'W4A1': activation bits of adaqat must be 2 to 8"),
         ({"method": "adaqat", "start_bits": "W4.5A8"}, "start_bits are uniform, so whole numbers"),
+        (
+            {"method": "adaqat", "from_scratch": True, "epochs": 0},
+            "epochs must be at least 1 with from_scratch",
+        ),
         ({"method": "adaqat", "lambda_": 0}, "^lambda must be positive and finite, got 0$"),
         ({"method": "adaqat", "lambda_": float("nan")}, "^lambda must be positive and finite, got nan$"),
         ({"method": "adaqat", "lambda_": "much"}, "^lambda must be of type float, got 'much'$"),

@@ -76,6 +76,7 @@ def test_settings_of_lsq_plus(model: pathlib.Path, monkeypatch: pytest.MonkeyPat
     assert 0 <= found.pop("float_metric") <= 100
     assert "x" not in begun.settings.configured
     assert found.pop("free") is not None
+    assert found.pop("way_out") == "wider --bits"
     assert found == {"init": init, "epochs": 8, "lr": 0.01, "span": (0.0, 0.8), "patience": 3}
 
 

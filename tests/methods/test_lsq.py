@@ -105,6 +105,15 @@ def test_history_has_a_row_per_epoch() -> None:
     assert all(4.0 < row["activations_eff"] < 8.0 for row in history)  # the input has 8
 
 
+@pytest.mark.parametrize("lost", [2.5, 3.5])
+def test_much_that_is_lost_is_told(lost: float, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="mpqtool"):
+        _Run(held_out=_scripted(90.0, 90.0), float_metric=90 + lost, epochs=1).method.run()
+    told = [record.message for record in caplog.records if "below the float network" in record.message]
+    assert bool(told) == (lost > 3)
+    assert all("3.50 points" in text and "wider --bits" in text for text in told)
+
+
 def test_the_best_epoch_is_restored() -> None:
     run = _Run(held_out=_scripted(1.0, 5.0, 3.0, 4.0))
     run.method.run()

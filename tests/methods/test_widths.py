@@ -253,3 +253,20 @@ def test_a_checkpoint_holds_all_of_it() -> None:
     for one in (width, again):
         _descended(one, slope=5.0)
     assert again == width
+
+
+@pytest.mark.parametrize(
+    ("gradient", "steps", "falls"), [(1.0, 300, True), (1.0, 100, False), (-1.0, 300, False)]
+)
+def test_what_the_budget_stops_may_have_been_falling(gradient: float, steps: int, falls: bool) -> None:
+    width = Width(6.5, 1, 8, rate=0.005)
+    width.descend(gradient, steps=STEPS, step=STEPS)
+    assert not width.would_fall(steps)
+    width.settle("budget")
+    assert width.would_fall(steps) == falls
+
+
+def test_what_came_to_rest_does_not_fall() -> None:
+    width = Width(6.5, 1, 8, rate=0.005, slope=1.0)
+    width.settle("stall")
+    assert not width.would_fall(10**6)
