@@ -191,7 +191,7 @@ class WidthSearch:
     def _slope(self, variable: Variable, bits: Mapping[str, float]) -> float | None:
         """The gradient by a width, as a share of its layers; None: to be measured first."""
         width = variable.width
-        if width.can_be_measured and not width.measured:
+        if width.is_to_be_measured:
             return None
         price = self.settings.balance * self.hardware.slope(variable, bits)
         width.rate = rate(width, price)

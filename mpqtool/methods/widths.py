@@ -15,7 +15,7 @@ OSCILLATIONS = 10
 _HYSTERESIS = 0.05
 """How far beyond a whole number the relaxed width has to be, so that noise is not an oscillation."""
 _MOST_AT_ONCE = 0.5
-"""Bits that one update changes a relaxed width by, at most: a single bad batch decides nothing."""
+"""Bits that a relaxed width moves by on one measurement, at most: a single bad batch decides nothing."""
 _STILL = 0.25
 """Bits that a width would go by in the whole patience; one that would go less is settled."""
 _DECAY, _MEMORY = 0.9, 10
@@ -36,6 +36,7 @@ class Width:
         bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed, or N
             was whole; 0 before the first.
         measured: How many there were.
+        moved: Bits that N moved by, to and fro, since the last one.
         slope: Moving average of the gradient, as far as N followed it; None before the first.
         oscillations: Changes of ``bits`` back to where they came from, without another between.
         pair: The two numbers of bits it last changed between; None: it has not changed.
@@ -50,6 +51,7 @@ class Width:
     bits: int = 0
     bracket: float = 0.0
     measured: int = 0
+    moved: float = 0.0
     slope: float | None = None
     oscillations: int = 0
     pair: tuple[int, int] | None = None
@@ -70,11 +72,16 @@ class Width:
         """Whether one bit less is a question: not at a whole number, where floor and ceiling are the same."""
         return not self.is_settled and self.value != self.bits and self.bits > self.least
 
+    @property
+    def is_to_be_measured(self) -> bool:
+        """Whether it has gone as far as its last measurement, if there was one, is good for."""
+        return self.can_be_measured and (not self.measured or self.moved >= _MOST_AT_ONCE)
+
     def observe(self, bracket: float) -> None:
         """Take in ``L(bits) - L(bits - 1)``, both measured on one batch; what is no number says nothing."""
         if not math.isfinite(bracket):
             return
-        self.measured += 1
+        self.measured, self.moved = self.measured + 1, 0.0
         self.bracket += (bracket - self.bracket) / min(self.measured, _MEMORY)
 
     def descend(self, gradient: float, *, steps: int, step: int) -> None:
@@ -93,7 +100,9 @@ class Width:
         former = followed if self.slope is None else self.slope
         self.slope = _DECAY * former + (1 - _DECAY) * followed
         if self.value == self.bits:  # floor and ceiling are the same: what was measured is not its slope
-            self.bracket, self.measured = 0.0, 0
+            self.bracket, self.measured, self.moved = 0.0, 0, 0.0
+        else:
+            self.moved += abs(self.value - before)
         if self.value <= self.least:
             self._use(self.least, step)
             self.settle("bound")
