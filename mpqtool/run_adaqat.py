@@ -28,7 +28,7 @@ from .methods.width_start import SearchSettings
 from .methods.width_variables import LayerCost
 from .processes import is_main
 from .quantizers import DorefaWeightQuantizer, Gain, PactQuantizer
-from .quantizers.attach import activation_quantizers, attach, fixed_activation, weight_quantizers
+from .quantizers.attach import attach, fix_scales, fixed_activation, weight_quantizers
 from .run_trainer import held_out_metric, tuning_batches
 from .training import Trainer
 
@@ -97,9 +97,7 @@ def adaqat(job: Job, trainer: Trainer) -> AdaQat:
         clipped=found,
         scratch=options.from_scratch,
     )
-    for quantizer in activation_quantizers(network):
-        if quantizer.name in inputs:  # data do not change while training, and 8 bits leave nothing to learn
-            quantizer.learned_scale.requires_grad_(False)
+    fix_scales(network, inputs)
     return AdaQat(
         network,
         trainer,

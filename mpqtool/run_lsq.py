@@ -19,7 +19,7 @@ from .method_options import INTEGER_SHARE
 from .methods.configurations import attach_lsq, configurations
 from .methods.lsq import Lsq, LsqSettings
 from .quantizers import OffsetQuantizer
-from .quantizers.attach import activation_quantizers
+from .quantizers.attach import activation_quantizers, fix_scales
 from .run_trainer import held_out_metric, tuning_batches
 from .training import Trainer
 
@@ -64,9 +64,7 @@ def lsq_network(
     network = attach_lsq(
         import_graph(model), plan, configs, per_kernel=per_kernel, learned_offset=learned_offset
     )
-    for quantizer in activation_quantizers(network):
-        if quantizer.name in inputs:  # data do not change while training, and 8 bits leave nothing to learn
-            quantizer.learned_scale.requires_grad_(False)
+    fix_scales(network, inputs)
     return network, frozenset(configs)
 
 

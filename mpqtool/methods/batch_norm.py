@@ -70,11 +70,12 @@ def held_statistics(network: fx.GraphModule) -> Iterator[None]:
 
 
 def _statistics(network: fx.GraphModule) -> list[Tensor]:
-    """The running means and variances of a network."""
+    """The running means and variances of a network; not one that is computed, or a parameter as well."""
     nodes = [node for node in network.graph.nodes if node.op == "call_module"]
     norms = [node for node in nodes if isinstance(network.get_submodule(node.target), BatchNorm)]
-    buffers = dict(network.named_buffers())
-    return [buffers[source.meta["onnx_name"]] for node in norms for source in node.args[3:5]]
+    buffers = dict(network.named_buffers(remove_duplicate=False))
+    names = [source.meta.get("onnx_name") for node in norms for source in node.args[3:5]]
+    return [buffers[name] for name in names if name in buffers]
 
 
 class _Moments:

@@ -82,9 +82,8 @@ class WidthSearch:
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs; JSON."""
         widths = [dataclasses.asdict(variable.width) for variable in self.variables]
-        costs = [
-            dataclasses.astuple(cost) for cost in self.hardware.costs
-        ]  # measured times do not come again
+        # Measured times do not come again.
+        costs = [dataclasses.astuple(cost) for cost in self.hardware.costs]
         return {
             "step": self.step, "began": self.began, "stage": self.stage, "widths": widths, "costs": costs,
         }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "activation_quantizers",
     "attach",
+    "fix_scales",
     "fixed_activation",
     "read_plan",
     "real_weights",
@@ -13,7 +14,7 @@ __all__ = [
 ]
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, fx, nn
@@ -162,6 +163,13 @@ def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | Offse
     """Every activation quantizer, in plan order."""
     kinds = ActivationQuantizer | OffsetQuantizer | PactQuantizer
     return [m for m in module.modules() if isinstance(m, kinds)]
+
+
+def fix_scales(module: nn.Module, inputs: Collection[str]) -> None:
+    """Train no scale of a graph input: data do not change, and 8 bits leave nothing to learn."""
+    for quantizer in activation_quantizers(module):
+        if quantizer.name in inputs and isinstance(quantizer, ActivationQuantizer):
+            quantizer.learned_scale.requires_grad_(False)
 
 
 def restrain_scales(module: nn.Module) -> None:
