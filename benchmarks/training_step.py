@@ -132,11 +132,6 @@ def _searches(path: pathlib.Path, *, rounds: int) -> dict[str, list[float]]:
         if not epochs:
             epochs[_PLAIN] = functools.partial(_epoch, method, None)
         epochs[f"AdaQAT, a width for each {granularity}"] = functools.partial(_epoch, method, method.search)
-        if method.search.stage != granularity:
-            for variable in method.search.variables:  # of the first stage, which every search begins with
-                variable.width.settle("budget")
-            method.search.before_step(torch.tensor(0.0))
-        assert method.search.stage == granularity
     return interleaved(epochs, rounds=rounds)
 
 

@@ -17,7 +17,7 @@ from .errors import CheckpointError
 from .files import replacing
 
 _FILE = "state.safetensors"
-_FORMAT = "4"
+_FORMAT = "5"
 """Counts up when a network of today would not fit the tensors of before: 4 has epochs of several methods."""
 
 

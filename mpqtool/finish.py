@@ -73,13 +73,15 @@ def finish(job: Job) -> Finished:
     """
     resumed = job.resumed("finish")
     if resumed is None:
-        network, history = search(job)
-        model, plan = _fold(job, network)
+        trained, history = search(job)
+        model, plan = _fold(job, trained)
     else:
         model, history = job.folded, resumed.state["history"]
         plan = Plan.from_json(resumed.state["plan"], source="the checkpoint")
     network = attach(import_graph(model), plan)
-    if resumed is not None:
+    if resumed is None:
+        _keep_sizes(network, trained)
+    else:
         network.load_state_dict(tensors_under("network/", resumed.tensors))
     trainer, simulation = make_trainer(job, job.tuning), IntegerSimulation(network)
     measure, _ = held_out_metric(job, trainer)
@@ -107,6 +109,27 @@ def finish(job: Job) -> Finished:
     )
     _say_what_integers_cost(job, history)
     return _freeze(network, simulation, model, history)
+
+
+@torch.no_grad()
+def _keep_sizes(network: fx.GraphModule, trained: fx.GraphModule) -> None:
+    """Let every kernel be trained in the size that it had before it was folded.
+
+    Folded kernels are other multiples of what was trained, and the same learning rate would be another: by
+    the square of that multiple, which is a hundred times where 1-bit weights are scaled down.
+    """
+    before, after = dict(trained.named_parameters()), dict(network.named_parameters())
+    for quantizer in _kernels(network):
+        old, new = (parameters[quantizer.name] for parameters in (before, after))
+        factor = new.flatten(1).norm(dim=1) / old.to(new.device).flatten(1).norm(dim=1)
+        factor = torch.where(factor.isfinite() & (factor > 0), factor, 1)  # of a kernel of zeros
+        new.div_(factor.view(-1, *[1] * (new.ndim - 1)))
+        quantizer.factor.copy_(factor)
+
+
+def _kernels(network: fx.GraphModule) -> list[WeightQuantizer]:
+    """The quantizers of the weights of a folded network: their scales are those of a plan."""
+    return [quantizer for quantizer in weight_quantizers(network) if isinstance(quantizer, WeightQuantizer)]
 
 
 def _copied(network: fx.GraphModule) -> dict[str, Tensor]:
@@ -147,8 +170,8 @@ def apply_plan(job: Job) -> Finished:
         job.reporter.say("shifts of the plan are lowered to what the widths leave room for in int8")
     network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())
-    for quantizer in weight_quantizers(network):
-        if isinstance(quantizer, WeightQuantizer) and bool(quantizer.scale.isnan().any()):
+    for quantizer in _kernels(network):
+        if bool(quantizer.scale.isnan().any()):
             quantizer.fit(parameters[quantizer.name])
     unset = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer) and not q.is_set]
     if unset:
@@ -234,9 +257,10 @@ def _freeze(
     network.cpu()
     with torch.no_grad():
         parameters = dict(network.named_parameters())
-        for quantizer in weight_quantizers(network):
+        for quantizer in _kernels(network):
             weight = parameters[quantizer.name]
             weight.copy_(quantizer(weight))
+            quantizer.factor.fill_(1)
     model = model.clone()
     write_parameters(model, _arrays(network))
     return Finished(network, simulation, model, read_plan(network), history)

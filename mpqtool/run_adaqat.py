@@ -162,5 +162,4 @@ def _search_settings(job: Job, trainer: Trainer) -> SearchSettings:
         weights=options.granularity,
         activations=None if options.hardware == "size" else activations,
         steps=trainer.steps(SEARCH_SHARE * options.epochs),
-        seed=options.seed,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["AdaQatRun", "Listener"]
 
 import copy
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,6 @@ from mpqtool.data import Split
 from mpqtool.hardware import layer_costs
 from mpqtool.importer import import_graph
 from mpqtool.methods.adaqat import AdaQat, AdaQatSettings
-from mpqtool.methods.width_search import WidthSearch
 from mpqtool.methods.width_start import SearchSettings
 from mpqtool.passes import pipelines
 from mpqtool.passes.ends import end_layers
@@ -132,14 +130,6 @@ class AdaQatRun:
         (x,), labels = self.split.inputs.values(), self.split.labels
         assert labels is not None
         return Batch([torch.from_numpy(x[:samples])], torch.from_numpy(labels[:samples]), None)
-
-    def skip_to_last_stage(self) -> None:
-        """Go on from where a search of a single step begins: it has no time for the stage of the network."""
-        single = WidthSearch(
-            self.network, self.trainer, hardware=self.search.hardware, reporter=self.reporter,
-            settings=dataclasses.replace(self.search.settings, steps=1),
-        )  # fmt: skip
-        self.search.restore(single.state())
 
     def between_bits(self) -> None:
         """Put every relaxed width half a bit below what is used, where one bit less is a question."""

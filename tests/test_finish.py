@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from swish_network import swish_network, swish_split
+from torch import fx
 
-from mpqtool.finish import _fold, _rescaled, _short
+from mpqtool.finish import _fold, _keep_sizes, _rescaled, _short
 from mpqtool.importer import import_graph
-from mpqtool.job import prepare
+from mpqtool.job import Job, prepare
 from mpqtool.options import QuantizeOptions
 from mpqtool.passes.arithmetic import quantize_weight
 from mpqtool.passes.plan import Grid, WeightQuant
@@ -51,19 +52,25 @@ def test_folding_keeps_the_codes_up_to_the_sign(rng: np.random.Generator, grid: 
     assert not after[3].any()
 
 
-def test_folding_keeps_the_codes_of_dorefa(tmp_path: pathlib.Path, rng: np.random.Generator) -> None:
-    """They are of tanh(w), and of w without it in the last layer: the folded file has neither."""
-    ir.save(swish_network(rng), tmp_path / "m.onnx")
+def _adaqat_network(folder: pathlib.Path, rng: np.random.Generator) -> tuple[Job, fx.GraphModule]:
+    """A small network, with quantizers at 8 bits that have numbers."""
+    ir.save(swish_network(rng), folder / "m.onnx")
     split = swish_split(rng, 60)
-    np.savez(tmp_path / "m.npz", x=split.inputs["x"], label=split.labels)
-    options = QuantizeOptions(method="adaqat", out=str(tmp_path / "out"))
-    job = prepare(tmp_path / "m.onnx", options, Reporter(silent=True))
+    np.savez(folder / "m.npz", x=split.inputs["x"], label=split.labels)
+    options = QuantizeOptions(method="adaqat", out=str(folder / "out"))
+    job = prepare(folder / "m.onnx", options, Reporter(silent=True))
     network = adaqat(job, make_trainer(job, job.tuning)).network
     for quantizer in activation_quantizers(network):
         if isinstance(quantizer, PactQuantizer):
             quantizer.set_numbers(alpha=3.0, share=0.0)
         elif isinstance(quantizer, ActivationQuantizer):
             quantizer.set_numbers(scale=0.05, zero_point=0 if quantizer.nonnegative else 128)
+    return job, network
+
+
+def test_folding_keeps_the_codes_of_dorefa(tmp_path: pathlib.Path, rng: np.random.Generator) -> None:
+    """They are of tanh(w), and of w without it in the last layer: the folded file has neither."""
+    job, network = _adaqat_network(tmp_path, rng)
     trained, parameters = {}, dict(network.named_parameters())
     for width, quantizer in enumerate(weight_quantizers(network), start=1):
         assert isinstance(quantizer, DorefaWeightQuantizer)
@@ -80,3 +87,23 @@ def test_folding_keeps_the_codes_of_dorefa(tmp_path: pathlib.Path, rng: np.rando
         # No BatchNormalization of this network turns a sign.
         assert torch.equal(codes, trained[quantizer.name])
         assert bool((codes % 2 == 1).all())
+
+
+def test_kernels_are_trained_on_in_the_size_they_had(
+    tmp_path: pathlib.Path, rng: np.random.Generator
+) -> None:
+    job, network = _adaqat_network(tmp_path, rng)
+    model, plan = _fold(job, network)
+    folded = attach(import_graph(model), plan)
+    inputs = torch.from_numpy(job.tuning.inputs["x"][:8])
+    expected = folded.eval()(inputs)
+
+    _keep_sizes(folded, network)
+
+    trained = dict(network.named_parameters())
+    for quantizer in weight_quantizers(folded):
+        assert not torch.equal(quantizer.factor, torch.ones_like(quantizer.factor))
+        found = folded.get_parameter(quantizer.name).detach().flatten(1).norm(dim=1)
+        wanted = trained[quantizer.name].detach().flatten(1).norm(dim=1)
+        torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(folded(inputs), expected)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -38,12 +40,11 @@ def test_widths_are_drawn_over_steps(tmp_path: pathlib.Path) -> None:
             "widths",
             step=step,
             steps=1200,
-            stage="network",
             weights=step / 2,
             loss=0.5,
             weight_oscillations=3,
         )
-    reporter.event("frozen", step=16, stage="network", variable="weights", bits=3, reason="stall")
+    reporter.event("frozen", step=16, granularity="network", variable="weights", bits=3, reason="stall")
     reporter.close()
     assert _read(tmp_path, "steps") == {
         "widths/weights": [(8, 4), (16, 8)],
@@ -77,12 +78,21 @@ def test_whatever_has_a_held_out_metric_is_drawn(tmp_path: pathlib.Path) -> None
     assert _read(tmp_path, "epochs") == {"held_out": [(1, 95)], "measured/weights_eff": [(1, 4)]}
 
 
-def test_a_resumed_run_draws_what_it_repeats_once(tmp_path: pathlib.Path) -> None:
+def _each_file_a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files in the order of their names: the second, then a count without leading zeros."""
+    seconds = itertools.count(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: next(seconds))
+
+
+def test_a_resumed_run_draws_what_it_repeats_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _each_file_a_second_later(monkeypatch)
     for begin, loss in ((0, 1.0), (2, 2.0)):
         reporter = _begin(tmp_path)
         for epoch in range(begin + 1, begin + 4):
-            reporter.event("widths", step=10 * epoch - 2, stage="network", loss=loss)
-            reporter.event("widths", step=10 * epoch + 1, stage="network", loss=loss)
+            reporter.event("widths", step=10 * epoch - 2, loss=loss)
+            reporter.event("widths", step=10 * epoch + 1, loss=loss)
             reporter.event("epoch", label="training", epoch=epoch, loss=loss)
             reporter.event("measured", epoch=epoch, held_out=90.0 + loss)
         reporter.close()
@@ -94,7 +104,10 @@ def test_a_resumed_run_draws_what_it_repeats_once(tmp_path: pathlib.Path) -> Non
     assert epochs["held_out"] == [(1, 91), (2, 91), (3, 92), (4, 92), (5, 92)]
 
 
-def test_a_run_resumed_after_its_last_epoch_keeps_it(tmp_path: pathlib.Path) -> None:
+def test_a_run_resumed_after_its_last_epoch_keeps_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _each_file_a_second_later(monkeypatch)
     for _ in range(2):
         reporter = _begin(tmp_path)
         if not (tmp_path / "tensorboard").exists():

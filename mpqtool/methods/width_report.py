@@ -38,24 +38,24 @@ def columns(row: Mapping[str, Any]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def log_settled(reporter: Reporter, step: int, stage: str, variable: Variable) -> None:
+def log_settled(reporter: Reporter, step: int, variable: Variable) -> None:
     """Write down by which rule a width was settled."""
     reporter.event(
-        "frozen", step=step, stage=stage, variable=variable.name, kind=variable.kind,
+        "frozen", step=step, granularity=variable.granularity, variable=variable.name, kind=variable.kind,
         bits=variable.width.bits, reason=variable.width.reason,
     )  # fmt: skip
 
 
-def say_ended(reporter: Reporter, step: int, stage: str, variables: Sequence[Variable]) -> None:
-    """Tell the widths at the end of a stage, and the rules that settled them."""
+def say_ended(reporter: Reporter, step: int, variables: Sequence[Variable]) -> None:
+    """Tell the widths at the end of the search, and the rules that settled them."""
     for kind in _WORDS:
         found = _of(kind, variables)
         if found:
             reasons = Counter(str(variable.width.reason) for variable in found)
             counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
             why = counts if len(found) > 1 else found[0].width.reason
-            level = "network" if found[0].name == kind else stage if kind == "weights" else "layer"
-            reporter.say(f"step {step}  {level}-wise  {kind} at {_mean_bits(found):.2f} bits: {why}")
+            own = f"{found[0].granularity}-wise"
+            reporter.say(f"step {step}  {own}  {kind} at {_mean_bits(found):.2f} bits: {why}")
 
 
 def _of(kind: str, variables: Sequence[Variable]) -> list[Variable]:

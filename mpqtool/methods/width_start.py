@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["STAGES", "SearchSettings", "first_width", "rate"]
+__all__ = ["SearchSettings", "first_width", "rate"]
 
 import dataclasses
 
 from .width_variables import Variable
 from .widths import Width
 
-STAGES = ("network", "layer", "kernel")
-"""Granularities, coarse to fine. A fine search starts from what a coarse one gave."""
-
 _EXPECTED_BITS = 3
 """Where widths are expected to end, in the choice of rates."""
 _MOST_BITS = 8
-_REACH = 2
-"""Bits by which a fine stage may leave what the coarse one gave."""
 _TRAVEL, _MOST_SPEED = 3.0, 1 / 16
-"""How often the way could be gone within a stage if nothing resisted, and bits per step at most."""
+"""How often the way could be gone within the search if nothing resisted, and bits per step at most."""
 _MOST_RATE = 0.3
 """Bits per step and unit of the loss at most: with a small lambda, more would follow the noise of batches."""
 _ACTIVATION_SHARE = 0.5
@@ -31,12 +26,11 @@ class SearchSettings:
 
     Attributes:
         balance: Lambda, what one product of a weight's and an activation's bit costs in units of the loss.
-        weights: Granularity of the weights, of ``STAGES``.
+        weights: Granularity of the weights, of ``GRANULARITIES``.
         activations: Granularity of the activations, ``network`` or ``layer``; None: their widths stay.
         steps: Steps of the optimizer after which every width is settled.
         least_weights: Bits of weights, at least.
         least_activations: Bits of activations, at least.
-        seed: Seed of the order in which variables are measured.
     """
 
     balance: float
@@ -45,34 +39,20 @@ class SearchSettings:
     steps: int
     least_weights: int = 1
     least_activations: int = 2
-    seed: int = 0
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages, in order."""
-        finest = max(STAGES.index(name) for name in (self.weights, self.activations or "network"))
-        if self.steps < 2:  # too few for two stages
-            return (STAGES[finest],)
-        return ("network",) if finest == 0 else ("network", STAGES[finest])
 
 
-def first_width(variable: Variable, settings: SearchSettings, *, step: int, budget: int, fine: bool) -> Width:
-    """The width of a variable when a stage begins: the bits that it has, and a speed that fits the steps.
+def first_width(variable: Variable, settings: SearchSettings) -> Width:
+    """The width of a variable when the search begins: the bits that it has, and a speed that fits the steps.
 
     Args:
         variable: What has the width.
         settings: What the search may do.
-        step: The present step.
-        budget: Steps of the stage.
-        fine: Whether widths are no longer those of the network, and stay near what these were.
     """
     bits, weights = variable.bits, variable.kind == "weights"
-    least, most = settings.least_weights if weights else settings.least_activations, _MOST_BITS
+    least = settings.least_weights if weights else settings.least_activations
     way = max(bits - _EXPECTED_BITS, 1)
-    if fine:
-        least, most, way = max(least, bits - _REACH), min(most, bits + _REACH), _REACH
-    speed = min(_TRAVEL * way / max(budget, 1), _MOST_SPEED) * (1 if weights else _ACTIVATION_SHARE)
-    return Width(bits, min(least, bits), max(most, bits), rate=0.0, speed=speed, changed=step)
+    speed = min(_TRAVEL * way / max(settings.steps, 1), _MOST_SPEED) * (1 if weights else _ACTIVATION_SHARE)
+    return Width(bits, min(least, bits), max(_MOST_BITS, bits), rate=0.0, speed=speed)
 
 
 def rate(width: Width, price: float) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Hardware", "LayerCost", "Question", "Variable", "grouped", "questions"]
+__all__ = ["GRANULARITIES", "Hardware", "LayerCost", "Quantizer", "Variable", "grouped"]
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, fx
 
 from mpqtool.quantizers import DorefaWeightQuantizer, PactQuantizer
@@ -17,6 +15,8 @@ from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
 from .widths import Width
 
+GRANULARITIES = ("network", "layer", "kernel")
+"""What may have a width of its own, coarse to fine."""
 _FLOAT_BITS = 32
 
 Quantizer = DorefaWeightQuantizer | PactQuantizer
@@ -30,16 +30,16 @@ class Variable:
         name: What a log calls it.
         kind: Weights or activations.
         members: The quantizers that have this width; kernels of 0 bits stay so.
+        granularity: What has it, of ``GRANULARITIES``.
         kernel: The kernel of the one quantizer that has it; None: all.
-        is_network: Whether all weights, or all activations, have it.
-        width: The width; set by what begins a stage.
+        width: The width; set by the search.
     """
 
     name: str
     kind: Literal["weights", "activations"]
     members: Sequence[Quantizer]
+    granularity: str
     kernel: int | None = None
-    is_network: bool = False
     width: Width = dataclasses.field(init=False)
 
     @property
@@ -63,54 +63,6 @@ class Variable:
     def _part(self, member: Quantizer) -> Tensor:
         """A view of the member's bits."""
         return member.bits if self.kernel is None else member.bits[self.kernel]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What one forward pass measures: the loss with one bit less in some variables.
-
-    Of several, the kernels of a layer, each takes its part of the blame, in proportion to ``sum((g *
-    delta)**2)`` over its weights: g is the gradient, delta the change. That is how much the loss grows in the
-    diagonal Fisher approximation.
-
-    Attributes:
-        variables: One, or the kernels of one layer.
-        weight: The weight of those kernels.
-    """
-
-    variables: Sequence[Variable]
-    weight: Tensor | None = None
-
-    @property
-    def open(self) -> list[Variable]:
-        """The variables that it can be asked of now."""
-        return [variable for variable in self.variables if variable.width.can_be_measured]
-
-    def observe(self, bracket: float) -> None:
-        """Take in ``L - L(one bit less)``; called while the gradient of L is there."""
-        asked = self.open
-        for variable, blame in zip(asked, self._blame(asked), strict=True):
-            variable.width.observe(bracket * blame)
-
-    @torch.no_grad()
-    def _blame(self, asked: Sequence[Variable]) -> list[float]:
-        if self.weight is None:
-            return [1.0]
-        quantizer, equal = asked[0].members[0], [1 / len(asked)] * len(asked)
-        if self.weight.grad is None:  # the loss does not depend on it
-            return equal
-        for variable in asked:
-            variable.use(variable.width.bits - 1)
-        less = quantizer(self.weight)
-        for variable in asked:
-            variable.use(variable.width.bits)
-        delta = less - quantizer(self.weight)  # in this order: its scale is that of the present bits again
-        by_kernel = (self.weight.grad * delta).square().flatten(1).sum(1)
-        parts = torch.stack([by_kernel[variable.kernel] for variable in asked])
-        total = float(parts.sum())
-        if not 0 < total < math.inf:  # gradients in float16 overflow until their scale has settled
-            return equal
-        return (parts / total).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,26 +152,15 @@ def grouped(
     Args:
         kind: What the members quantize.
         members: Quantizers whose widths are learned.
-        granularity: ``network``, ``layer`` or ``kernel``.
+        granularity: Of ``GRANULARITIES``.
     """
     if granularity == "network":
-        return [Variable(kind, kind, members, is_network=True)] if members else []
+        return [Variable(kind, kind, members, granularity)] if members else []
     if granularity == "layer":
-        return [Variable(member.name, kind, [member]) for member in members]
+        return [Variable(member.name, kind, [member], granularity) for member in members]
     return [
-        Variable(f"{member.name}[{kernel}]", kind, [member], kernel)
+        Variable(f"{member.name}[{kernel}]", kind, [member], granularity, kernel)
         for member in members
         for kernel, bits in enumerate(member.bits.tolist())
         if bits
-    ]
-
-
-def questions(found: Sequence[Variable], parameters: Mapping[str, Tensor]) -> list[Question]:
-    """What can be measured: each variable by itself, but the kernels of a layer together."""
-    layers: dict[str, list[Variable]] = {}
-    for variable in found:
-        if variable.kernel is not None:
-            layers.setdefault(variable.members[0].name, []).append(variable)
-    return [Question([variable]) for variable in found if variable.kernel is None] + [
-        Question(kernels, parameters[name]) for name, kernels in layers.items()
     ]

@@ -36,7 +36,6 @@ class Width:
         bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed, or N
             was whole; 0 before the first.
         measured: How many there were.
-        moved: Bits that N moved by, to and fro, since the last one.
         slope: Moving average of the gradient, as far as N followed it; None before the first.
         oscillations: Changes of ``bits`` back to where they came from, without another between.
         pair: The two numbers of bits it last changed between; None: it has not changed.
@@ -51,7 +50,6 @@ class Width:
     bits: int = 0
     bracket: float = 0.0
     measured: int = 0
-    moved: float = 0.0
     slope: float | None = None
     oscillations: int = 0
     pair: tuple[int, int] | None = None
@@ -74,14 +72,14 @@ class Width:
 
     @property
     def is_to_be_measured(self) -> bool:
-        """Whether it has gone as far as its last measurement, if there was one, is good for."""
-        return self.can_be_measured and (not self.measured or self.moved >= _MOST_AT_ONCE)
+        """Whether nothing is known yet of one bit less."""
+        return self.can_be_measured and not self.measured
 
     def observe(self, bracket: float) -> None:
         """Take in ``L(bits) - L(bits - 1)``, both measured on one batch; what is no number says nothing."""
         if not math.isfinite(bracket):
             return
-        self.measured, self.moved = self.measured + 1, 0.0
+        self.measured += 1
         self.bracket += (bracket - self.bracket) / min(self.measured, _MEMORY)
 
     def descend(self, gradient: float, *, steps: int, step: int) -> None:
@@ -100,9 +98,7 @@ class Width:
         former = followed if self.slope is None else self.slope
         self.slope = _DECAY * former + (1 - _DECAY) * followed
         if self.value == self.bits:  # floor and ceiling are the same: what was measured is not its slope
-            self.bracket, self.measured, self.moved = 0.0, 0, 0.0
-        else:
-            self.moved += abs(self.value - before)
+            self.bracket, self.measured = 0.0, 0
         if self.value <= self.least:
             self._use(self.least, step)
             self.settle("bound")

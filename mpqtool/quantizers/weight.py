@@ -31,11 +31,13 @@ class WeightQuantizer(nn.Module):
         shift: What files and integers shift the codes by; see ``WeightQuant``.
 
     Shape:
-        Input and output ``(kernels, ...)``, float32. ``scale`` and ``bits``: ``(kernels,)``.
+        Input and output ``(kernels, ...)``, float32. ``scale``, ``bits`` and ``factor``, what the input is
+        multiplied with: ``(kernels,)``.
     """
 
     bits: Tensor
     scale: Tensor
+    factor: Tensor
 
     def __init__(
         self, name: str, bits: tuple[int, ...], grid: Grid, *, elements: int, shift: int = 0
@@ -45,6 +47,7 @@ class WeightQuantizer(nn.Module):
         self.elements = elements
         self.register_buffer("bits", torch.tensor(bits))
         self.register_buffer("scale", torch.full((len(bits),), torch.nan))  # set by fit or load
+        self.register_buffer("factor", torch.ones(len(bits)))
 
     @property
     def step(self) -> Tensor:
@@ -60,8 +63,8 @@ class WeightQuantizer(nn.Module):
         self.scale.copy_(torch.from_numpy(scale))
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Integer codes as float32; the gradient is that of ``weight / scale``."""
-        real = weight / self._per_kernel(self.scale, weight)
+        """Integer codes as float32; the gradient is that of ``factor * weight / scale``."""
+        real = weight / self._per_kernel(self.scale / self.factor, weight)
         codes: Tensor = _NearestCode.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             real,
             self._per_kernel(self._on_odd_grid(), weight),

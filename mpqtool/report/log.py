@@ -18,7 +18,6 @@ class Widths(pydantic.BaseModel):
 
     Attributes:
         step: Steps of the optimizer since the search began.
-        stage: What has a width of its own: the network, a layer or a kernel.
         weights: Mean relaxed width.
         activations: The same.
         weight_bits: Mean width in use, over weights.
@@ -29,7 +28,6 @@ class Widths(pydantic.BaseModel):
     """
 
     step: int
-    stage: str
     weights: float | None = None
     activations: float | None = None
     weight_bits: float | None = None
@@ -44,7 +42,7 @@ class Frozen(pydantic.BaseModel):
 
     Attributes:
         step: As in ``Widths``.
-        stage: As in ``Widths``.
+        granularity: What has it: ``network``, ``layer`` or ``kernel``.
         variable: ``weights`` or ``activations`` of the network, or the name of one tensor or kernel.
         kind: Of what it is the width.
         bits: Where it stopped.
@@ -52,7 +50,7 @@ class Frozen(pydantic.BaseModel):
     """
 
     step: int
-    stage: str
+    granularity: str
     variable: str
     kind: Literal["weights", "activations"]
     bits: int
@@ -60,8 +58,8 @@ class Frozen(pydantic.BaseModel):
 
     @property
     def is_shared(self) -> bool:
-        """Whether the whole network has this width, also in a stage in which others have their own."""
-        return self.variable == self.kind
+        """Whether the whole network has this width."""
+        return self.granularity == "network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +71,8 @@ class Log:
     frozen: Sequence[Frozen] = ()
 
 
-_Events = dict[tuple[int, str, str | None], Widths | Frozen]
-"""By step, stage and the variable that stopped; steps only grow."""
+_Events = dict[tuple[int, str | None], Widths | Frozen]
+"""By step and the variable that stopped; steps only grow."""
 
 
 def read(path: pathlib.Path) -> Log:
@@ -123,7 +121,7 @@ def _add(events: _Events, event: Widths | Frozen) -> None:
     if events and event.step < _last_step(events):
         while events and event.step <= _last_step(events):
             events.popitem()
-    events[event.step, event.stage, event.variable if isinstance(event, Frozen) else None] = event
+    events[event.step, event.variable if isinstance(event, Frozen) else None] = event
 
 
 def _last_step(events: _Events) -> int:

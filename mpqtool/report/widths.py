@@ -17,7 +17,7 @@ from .series import Points, smoothed, thinned, usual
 
 _BITS, _LOSS, _COUNTS, _GAP = 200, 120, 90, 40
 """Pixels: heights of the panels, and what is between them."""
-_TOP, _STAGE_ROW, _BOTTOM = 22, 18, 30
+_TOP, _BOTTOM = 22, 30
 _RINGS = {"weights": 5, "activations": 8}
 """Radius in pixels: one may be around the other."""
 _RUG = 6
@@ -45,11 +45,9 @@ def chart(log: Log) -> Markup | None:
     rows = [row for row in log.widths if row.weight_bits is not None or row.activation_bits is not None]
     if len(rows) < 2:
         return None
-    stages = {row.stage: row.step for row in reversed(rows)}  # where each begins
-    top = _TOP + (_STAGE_ROW if len(stages) > 1 else 0)
     first, last = 0, max([rows[-1].step, *(event.step for event in log.frozen)])
     bits = [value for key in _DRAWN_BITS for _, value in _series(rows, key)]
-    panel = Panel(first, last, top, _BITS, *bounds([*bits, *(event.bits for event in log.frozen)]))
+    panel = Panel(first, last, _TOP, _BITS, *bounds([*bits, *(event.bits for event in log.frozen)]))
     drawn = _bits(panel, rows) + _marks(panel, log.frozen)
     losses = _series(rows, "loss")
     if losses:
@@ -64,8 +62,6 @@ def chart(log: Log) -> Markup | None:
     panel = Panel(first, last, panel.bottom + _GAP, _COUNTS, *bounds([0, 3, *counts]))
     drawn += _oscillations(panel, rows)
     drawn += panel.axis([tick for tick in ticks(*bounds([first, last])) if tick <= last], "step")
-    if len(stages) > 1:
-        drawn = _stages(panel, stages) + drawn
     return Markup(  # every text in it is escaped
         f'<svg viewBox="0 0 {WIDTH} {panel.bottom + _BOTTOM:.0f}" role="img" '
         f'aria-label="Bit-widths, task loss and oscillations, by step">{drawn}</svg>'
@@ -74,17 +70,17 @@ def chart(log: Log) -> Markup | None:
 
 def endings(log: Log) -> list[str]:
     """Say how the search ended: a line for each width of the network, counts where there are many."""
-    last = {("network" if event.is_shared else event.stage, event.variable): event for event in log.frozen}
+    last = {(event.granularity, event.variable): event for event in log.frozen}
     lines, many = [], collections.defaultdict[tuple[str, str], list[Frozen]](list)
     for event in last.values():
         if event.is_shared:
             lines.append(_ending(event))
         else:
-            many[event.stage, event.kind].append(event)
-    for (stage, kind), events in many.items():
+            many[event.granularity, event.kind].append(event)
+    for (granularity, kind), events in many.items():
         reasons = collections.Counter(event.reason for event in events).most_common()
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
-        lines.append(f"{_noun(stage, kind, len(events))}: {counts}")
+        lines.append(f"{_noun(granularity, kind, len(events))}: {counts}")
     found = {event.reason for events in many.values() for event in events}
     told = [f"{name}: {why.format(widths='two widths')}" for name, why in _REASONS.items() if name in found]
     return [*lines, "; ".join(told)] if told else lines
@@ -97,10 +93,10 @@ def _ending(event: Frozen) -> str:
     return f"{event.variable} stop at {bits}: {told}({event.reason}), step {event.step:,}"
 
 
-def _noun(stage: str, kind: str, count: int) -> str:
+def _noun(granularity: str, kind: str, count: int) -> str:
     if kind == "activations":
         return f"{count:,} {'activation' if count == 1 else 'activations'}"
-    return f"weights of {count:,} {stage if count == 1 else f'{stage}s'}"
+    return f"weights of {count:,} {granularity if count == 1 else f'{granularity}s'}"
 
 
 def _bits(panel: Panel, rows: Sequence[Widths]) -> str:
@@ -144,21 +140,6 @@ def _oscillations(panel: Panel, rows: Sequence[Widths]) -> str:
         drawn += _steps(panel, counts, f"line {kind}")
         labels.append(_label(panel, counts, f"{kind} {counts[-1][1]:.0f}"))
     return drawn + names(labels, panel.bottom + 4)
-
-
-def _stages(lowest: Panel, stages: dict[str, int]) -> str:
-    """Name the stages above the panels, and draw a rule where one follows another."""
-    parts, free = [], 0.0
-    for number, (stage, step) in enumerate(reversed(stages.items())):
-        x = lowest.x(step if number else lowest.first)
-        place = max(x, free)
-        free = place + 7 * len(stage) + 14  # about the width of the text
-        parts.append(f'<text x="{place:.1f}" y="{_TOP - 8}">{Markup.escape(stage)}</text>')
-        if number:
-            parts.append(
-                f'<line class="stage" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{lowest.bottom:.1f}"/>'
-            )
-    return "".join(parts)
 
 
 def _series(rows: Sequence[Widths], key: str) -> Points:

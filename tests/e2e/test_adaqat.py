@@ -124,10 +124,7 @@ def _assert_whole(result: dict[str, Any], plan: Plan, log: list[dict[str, Any]])
     settled = [event for event in log if event["event"] == "frozen"]
     assert {event["reason"] for event in settled} <= REASONS
     bits = {w.name: w.bits for w in plan.weights}
-    last = settled[-1]["stage"] if settled else None
     for event in settled:
-        if event["stage"] != last:
-            continue
         name, _, kernel = event["variable"].partition("[")
         if event["kind"] == "weights" and name in bits:
             found = bits[name] if not kernel else (bits[name][int(kernel[:-1])],)
@@ -171,10 +168,9 @@ def test_what_is_trained_is_what_is_deployed(
         assert set(widths.values()) == {5}
     if "network" in (granularity, options.get("activation_granularity")):
         assert len(set(widths.values())) == 1
-    stages = list(dict.fromkeys(event["stage"] for event in log if event["event"] == "widths"))
-    assert stages == (["network"] if granularity == "network" else ["network", granularity])
     settled = [event for event in log if event["event"] == "frozen"]
-    assert ("activations" in {event["variable"] for event in settled}) == (hardware != "size")
+    assert {event["granularity"] for event in settled if event["kind"] == "weights"} == {granularity}
+    assert ("activations" in {event["kind"] for event in settled}) == (hardware != "size")
     if "activation_granularity" in options:  # the one width of activations is the network's, also when said
         (shared,) = [event for event in settled if event["kind"] == "activations"]
         assert (shared["variable"], {shared["bits"]}) == ("activations", set(widths.values()))
@@ -270,7 +266,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     straight, out = tmp_path / "straight", tmp_path / "out"
     expected, _, promised = _quantize(folder, straight, **LONG)
 
-    # Stopped in the search of each stage, after the search, and in integers: before each epoch is saved.
+    # Stopped in the search, twice, after the search, and in integers: before each epoch is saved.
     for seed, epochs in enumerate((2, 2, 2, 2)):
         _timed(monkeypatch, seed)
         with pytest.raises(KeyboardInterrupt):
@@ -283,10 +279,9 @@ def test_a_killed_run_goes_on_to_the_same_file(
     for kind in ("widths", "frozen", "measured", "integers"):
         # Of two lines of the same step the later one counts.
         wanted, found = (
-            {(e.get("step"), e.get("stage"), e.get("variable"), e.get("epoch")): e | {"t": 0}
+            {(e.get("step"), e.get("variable"), e.get("epoch")): e | {"t": 0}
              for e in events if e["event"] == kind}
             for events in (promised, log)
         )  # fmt: skip
         assert wanted == found
         assert wanted
-    assert {e["stage"] for e in log if e["event"] == "frozen"} == {"network", "layer"}

@@ -67,7 +67,6 @@ def test_a_run_that_goes_on_ends_in_the_same_numbers() -> None:
         )  # fmt: skip
 
     straight, again = begun(), begun()
-    straight.skip_to_last_stage()
     straight.between_bits()
     expected = straight.method.run()
     stopped = straight.saved[0]
@@ -86,7 +85,6 @@ def test_half_precision_and_accumulated_gradients_measure_too(monkeypatch: pytes
     recipe = Recipe(mixed_precision="fp16", accumulate=2)
     run = AdaQatRun(weights="kernel", activations="layer", **SHORT, recipe=recipe)
     assert run.search.settings.steps == 16  # two batches of eight samples make one
-    run.skip_to_last_stage()
     run.between_bits()
     run.method.run()
     widths = [width for checkpoint in run.saved for width in checkpoint.state["search"]["widths"]]

@@ -3,12 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from mpqtool.hardware import LayerCost
-from mpqtool.methods.width_variables import Hardware, Question, Variable, grouped, questions
-from mpqtool.methods.widths import Width
+from mpqtool.methods.width_variables import Hardware, grouped
 from mpqtool.quantizers import ActivationQuantizer, DorefaWeightQuantizer, Gain, PactQuantizer
 
 COSTS = (
@@ -44,18 +42,6 @@ def _traced(root: nn.Module) -> fx.GraphModule:
         graph.call_module(name, (x,))
     graph.output(x)
     return fx.GraphModule(root, graph)
-
-
-def _begun(variable: Variable, *, value: float = 4.5, least: int = 1) -> Variable:
-    variable.width = Width(value=value, least=least, most=8, rate=1e-3)
-    variable.use(variable.width.bits)
-    return variable
-
-
-def _kernels(bits: tuple[int, ...], **width: float) -> tuple[DorefaWeightQuantizer, list[Variable]]:
-    quantizer = _weight("w", bits)
-    variables = grouped("weights", [quantizer], "kernel")
-    return quantizer, [_begun(variable, **width) for variable in variables]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("weights", "activations"), [(8, 8), (3, 5), (1, 2)])
@@ -158,93 +144,3 @@ def test_variables_have_members_bits_and_elements() -> None:
     assert (both.name, both.bits, both.elements) == ("activations", 6, 107)
     both.use(3)
     assert [int(q.bits) for q in values] == [3, 3]
-
-
-def test_kernels_of_a_layer_are_one_question() -> None:
-    parameters = {"v": torch.ones(2, 3), "w": torch.ones(3, 3)}
-    members = [_weight("v", (4, 4)), _weight("w", (4, 0, 4))]
-    asked = questions(
-        [
-            *grouped("weights", members, "kernel"),
-            *grouped("activations", [PactQuantizer("a", 4), PactQuantizer("b", 4)], "layer"),
-        ],
-        parameters,
-    )
-    assert [[v.name for v in question.variables] for question in asked] == [
-        ["a"], ["b"], ["v[0]", "v[1]"], ["w[0]", "w[2]"],
-    ]  # fmt: skip
-    assert [question.weight is None for question in asked] == [True, True, False, False]
-    assert asked[3].weight is parameters["w"]
-
-
-def test_only_what_can_be_measured_is_open() -> None:
-    _, (one, two, three) = _kernels((5, 5, 5))
-    question = Question([one, two, three], torch.ones(3, 5))
-    assert question.open == [one, two, three]
-    two.width.settle("stall")
-    three.width = Width(value=4, least=1, most=8, rate=1e-3)  # a whole number
-    assert question.open == [one]
-
-
-def test_one_variable_takes_all_the_blame() -> None:
-    variable = _begun(Variable("a", "activations", [PactQuantizer("a", 8)]))
-    Question([variable]).observe(-0.75)
-    assert (variable.width.bracket, variable.width.measured) == (-0.75, 1)
-
-
-def _with_gradient(quantizer: DorefaWeightQuantizer, coefficient: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(coefficient.shape, generator=generator).requires_grad_()
-    weight.grad = coefficient.clone()
-    return weight
-
-
-def test_kernels_are_blamed_by_the_fisher_approximation() -> None:
-    quantizer, variables = _kernels((5, 5, 5, 0))
-    generator = torch.Generator().manual_seed(1)
-    weight = _with_gradient(quantizer, torch.randn(4, 5, generator=generator))
-    Question(variables, weight).observe(-2.0)
-
-    expected = []
-    for kernel in range(3):
-        widths = [5, 5, 5, 0]
-        before = _weight("w", tuple(widths))(weight)[kernel]
-        widths[kernel] = 4
-        after = _weight("w", tuple(widths))(weight)[kernel]
-        expected.append(float((weight.grad[kernel] * (after - before)).square().sum().detach()))
-    found = [variable.width.bracket for variable in variables]
-    assert found == pytest.approx([-2 * part / sum(expected) for part in expected], rel=1e-5)
-    assert sum(found) == pytest.approx(-2)
-    assert quantizer.bits.tolist() == [5, 5, 5, 0]
-
-
-def test_settled_kernels_take_no_blame() -> None:
-    quantizer, variables = _kernels((5, 5))
-    weight = _with_gradient(quantizer, torch.ones(2, 5))
-    variables[0].width.settle("bound")
-    Question(variables, weight).observe(-2.0)
-    assert [v.width.bracket for v in variables] == [0, -2]
-    assert [v.width.measured for v in variables] == [0, 1]
-
-
-@pytest.mark.parametrize("gradient", [0.0, float("inf"), float("nan")])
-def test_without_a_usable_gradient_all_take_the_same(gradient: float) -> None:
-    """Gradients in half precision may overflow, and the loss is measured all the same."""
-    quantizer, variables = _kernels((5, 5, 5, 5))
-    coefficient = torch.zeros(4, 5)
-    coefficient[0] = gradient
-    Question(variables, _with_gradient(quantizer, coefficient)).observe(-2.0)
-    assert [v.width.bracket for v in variables] == [-0.5] * 4
-
-
-def test_blame_of_small_gradients_is_not_lost() -> None:
-    quantizer, variables = _kernels((5, 5))
-    weight = _with_gradient(quantizer, torch.full((2, 5), 1e-15))
-    large = _with_gradient(quantizer, torch.full((2, 5), 1.0))
-    Question(variables, weight).observe(-1.0)
-    small = [v.width.bracket for v in variables]
-    for variable in variables:
-        variable.width.bracket, variable.width.measured = 0.0, 0
-    Question(variables, large).observe(-1.0)
-    assert small == pytest.approx([v.width.bracket for v in variables], rel=1e-4)
-    assert small[0] != pytest.approx(-0.5, abs=0.01)

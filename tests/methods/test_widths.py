@@ -270,14 +270,3 @@ def test_what_came_to_rest_does_not_fall() -> None:
     width = Width(6.5, 1, 8, rate=0.005, slope=1.0)
     width.settle("stall")
     assert not width.would_fall(10**6)
-
-
-def test_a_measurement_is_good_for_half_a_bit() -> None:
-    width = Width(6.9, 1, 8, rate=0.05)
-    assert width.is_to_be_measured
-    width.observe(0.0)
-    while not width.is_to_be_measured:
-        width.descend(0.2, steps=STEPS, step=STEPS)
-    assert 6.9 - 0.6 < width.value <= 6.9 - 0.5
-    width.observe(0.0)
-    assert not width.is_to_be_measured

@@ -196,7 +196,7 @@ def test_the_scale_holds_no_graph_and_follows_the_bits() -> None:
         expected = _quantizer((width, width), Gain.LEAST_SQUARES)(weight)
         assert torch.equal(quantizer(weight), expected)
         assert not quantizer.scale.requires_grad
-    assert set(quantizer.state_dict()) == {"bits", "scale"}
+    assert set(quantizer.state_dict()) == {"bits", "factor", "scale"}
     assert torch.equal(copy.deepcopy(quantizer)(weight), expected)
 
 

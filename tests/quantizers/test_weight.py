@@ -70,3 +70,22 @@ def test_more_bits_never_fit_worse() -> None:
     assert errors == sorted(errors, reverse=True)
     # Errors of the best mid-rise quantizer of a Gaussian at 1 to 3 bits (Max, 1960): 0.363, 0.119, 0.037.
     assert errors[1:4] == pytest.approx([0.363, 0.119, 0.0375], rel=0.15)
+
+
+def test_a_factor_is_a_change_of_units() -> None:
+    weight, factor = torch.tensor([[0.3, -0.7], [5.0, 2.0]]), torch.tensor([0.25, 8.0])
+    plain, scaled = (WeightQuantizer("w", (3, 4), Grid.ODD, elements=2) for _ in range(2))
+    for quantizer in (plain, scaled):
+        quantizer.scale.copy_(torch.tensor([0.125, 0.5]))
+    scaled.factor.copy_(factor)
+    weight.requires_grad_()
+    parameter = (weight.detach() / factor.view(-1, 1)).requires_grad_()
+    expected, found = plain(weight), scaled(parameter)
+    assert torch.equal(found, expected)
+    gradient = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected.backward(gradient)
+    found.backward(gradient)
+    assert weight.grad is not None
+    assert parameter.grad is not None
+    # As for ``factor * (scaled codes)`` behind a layer, which BatchNormalization was.
+    assert torch.equal(parameter.grad, factor.view(-1, 1) * weight.grad)

@@ -170,11 +170,11 @@ def test_epochs_are_a_training(tmp_path: pathlib.Path) -> None:
 
 def test_learned_widths_are_shown_where_the_log_has_them(tmp_path: pathlib.Path) -> None:
     row = {
-        "event": "widths", "stage": "network", "weights": 2.9, "activations": 3.8, "weight_bits": 3.0,
+        "event": "widths", "weights": 2.9, "activations": 3.8, "weight_bits": 3.0,
         "activation_bits": 4.0, "loss": 0.3, "weight_oscillations": 10, "activation_oscillations": 0,
     }  # fmt: skip
     stop = {
-        "event": "frozen", "step": 16, "stage": "network", "variable": "weights", "kind": "weights",
+        "event": "frozen", "step": 16, "granularity": "network", "variable": "weights", "kind": "weights",
         "bits": 3, "reason": "oscillation",
     }  # fmt: skip
     events = [row | {"step": 8}, row | {"step": 16}, stop]

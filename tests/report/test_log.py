@@ -10,14 +10,14 @@ from typing import Any
 from mpqtool.report.log import Log, read
 
 
-def _widths(step: int, stage: str = "network", **more: float) -> dict[str, Any]:
+def _widths(step: int, **more: float) -> dict[str, Any]:
     same = {"weights": 3.0, "activations": 4.0, "weight_bits": 3.0, "activation_bits": 4.0}
-    return {"event": "widths", "step": step, "stage": stage, **same, **more}
+    return {"event": "widths", "step": step, **same, **more}
 
 
-def _frozen(step: int, variable: str, reason: str = "stall", stage: str = "network") -> dict[str, Any]:
+def _frozen(step: int, variable: str, reason: str = "stall", granularity: str = "network") -> dict[str, Any]:
     return {
-        "event": "frozen", "step": step, "stage": stage, "variable": variable, "kind": "weights",
+        "event": "frozen", "step": step, "granularity": granularity, "variable": variable, "kind": "weights",
         "bits": 3, "reason": reason,
     }  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_no_file_is_an_empty_log(tmp_path: pathlib.Path) -> None:
 
 def test_what_is_not_ours_is_left_out(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text('3\n{"event": "widths", "step": 1}\n{"event": "frozen"}\n{"event": "epoch"}\n{"ev')
+    path.write_text('3\n{"event": "widths", "steps": 1}\n{"event": "frozen"}\n{"event": "epoch"}\n{"ev')
     assert read(path) == Log([], [], [])
 
 
@@ -88,17 +88,6 @@ def test_many_stops_at_one_step_are_read_in_linear_time(tmp_path: pathlib.Path) 
         return run
 
     assert lines_run(5000) < 5 * lines_run(1250)  # four times as many, and 16 times if each scans all
-
-
-def test_a_step_may_end_one_stage_and_begin_another(tmp_path: pathlib.Path) -> None:
-    log = _read(
-        tmp_path, _widths(8), _widths(16), _frozen(16, "a"), _frozen(16, "b"), _widths(16, "layer"),
-        _frozen(16, "a", stage="layer"),
-    )  # fmt: skip
-    assert [(row.step, row.stage) for row in log.widths] == [(8, "network"), (16, "network"), (16, "layer")]
-    assert [(event.variable, event.stage) for event in log.frozen] == [
-        ("a", "network"), ("b", "network"), ("a", "layer"),
-    ]  # fmt: skip
 
 
 def test_warnings_are_there_once(tmp_path: pathlib.Path) -> None:

@@ -30,16 +30,23 @@ class _Counted(list[tuple[float, float]]):
         return found
 
 
-def _row(step: int, stage: str = "network", **more: Any) -> Widths:
+def _row(step: int, **more: Any) -> Widths:
     same = {"weights": 2.9, "activations": 3.8, "weight_bits": 3, "activation_bits": 4, "loss": 0.5}
     same |= {"weight_oscillations": 0, "activation_oscillations": 0}
-    return Widths.model_validate({"step": step, "stage": stage} | same | more)
+    return Widths.model_validate({"step": step} | same | more)
 
 
 def _frozen(
-    variable: str, reason: str, *, stage: str = "network", kind: str = "weights", **more: Any
+    variable: str, reason: str, *, granularity: str = "network", kind: str = "weights", **more: Any
 ) -> Frozen:
-    same = {"step": 640, "stage": stage, "variable": variable, "kind": kind, "bits": 3, "reason": reason}
+    same = {
+        "step": 640,
+        "granularity": granularity,
+        "variable": variable,
+        "kind": kind,
+        "bits": 3,
+        "reason": reason,
+    }
     return Frozen.model_validate(same | more)
 
 
@@ -70,7 +77,7 @@ def test_fewer_than_two_updates_are_no_picture() -> None:
     assert widths.chart(Log([], [_row(8)])) is None
 
 
-def test_one_stage_is_relaxed_and_used_bits_loss_and_oscillations() -> None:
+def test_it_is_relaxed_and_used_bits_loss_and_oscillations() -> None:
     rows = [_row(8, weights=4.5, weight_bits=5), _row(16, weights=3.5, weight_bits=4, weight_oscillations=2)]
     svg = _svg(rows)
     assert len(_classes(svg, "line thin weights")) == 1
@@ -79,8 +86,6 @@ def test_one_stage_is_relaxed_and_used_bits_loss_and_oscillations() -> None:
     assert _levels(counts)[0] > _levels(counts)[-1]
     assert len(_classes(svg, "line raw metric")) == len(_classes(svg, "line metric")) == 1
     assert {"bits", "task loss", "weights 4.00", "activations 4.00", "weights 2", "step"} <= set(_texts(svg))
-    assert not _classes(svg, "stage")
-    assert "network" not in _texts(svg)
 
 
 def test_names_keep_clear_of_the_axis() -> None:
@@ -135,22 +140,6 @@ def test_losses_that_end_as_no_number_say_so_at_the_margin() -> None:
     assert float(label.get("x") or 0) > WIDTH - RIGHT
 
 
-def test_stages_are_named_and_divided_by_rules() -> None:
-    rows = [_row(8), _row(16), _row(24, "layer"), _row(32, "layer")]
-    svg = _svg(rows)
-    (rule,) = _classes(svg, "stage")
-    assert float(rule.get("x1") or 0) == pytest.approx(LEFT + (WIDTH - LEFT - RIGHT) * 24 / 32, abs=0.1)
-    places = {part.text: float(part.get("x") or 0) for part in svg.iter("text")}
-    assert places["network"] == LEFT
-    assert places["layer"] == pytest.approx(float(rule.get("x1") or 0))
-
-
-def test_names_of_short_stages_do_not_overlap() -> None:
-    svg = _svg([_row(1), _row(2, "layer"), _row(1000, "kernel")])
-    places = {part.text: float(part.get("x") or 0) for part in svg.iter("text")}
-    assert places["layer"] - places["network"] > 50  # pixels, about the width of "network"
-
-
 def test_a_ring_is_on_the_line_where_a_width_of_the_network_stopped() -> None:
     rows = [_row(8, weight_bits=5), _row(16, weight_bits=3), _row(24, weight_bits=3)]
     svg = _svg(rows, [_frozen("weights", "oscillation", step=16, bits=3)])
@@ -176,9 +165,9 @@ def test_a_kind_without_learned_widths_is_left_out() -> None:
 
 
 def test_many_widths_are_marks_at_the_foot() -> None:
-    stops = [_frozen(f"c{i}.weight", "stall", stage="layer", step=16) for i in range(9)]
-    stops.append(_frozen("relu", "stall", stage="layer", kind="activations", step=24))
-    svg = _svg([_row(8, "layer"), _row(24, "layer")], stops)
+    stops = [_frozen(f"c{i}.weight", "stall", granularity="layer", step=16) for i in range(9)]
+    stops.append(_frozen("relu", "stall", granularity="layer", kind="activations", step=24))
+    svg = _svg([_row(8), _row(24)], stops)
     assert not list(svg.iter("circle"))
     marks = [part.get("d") or "" for part in svg.iter("path") if "thin" in (part.get("class") or "")]
     assert [mark.count("M") for mark in marks] == [1, 1]  # one place, one mark
@@ -192,9 +181,9 @@ def test_many_widths_are_marks_at_the_foot() -> None:
     ],
 )
 def test_the_network_may_share_one_kind_and_not_the_other(shared: str, own: str, counts: str) -> None:
-    rows = [_row(8), _row(16), _row(24, "layer"), _row(32, "layer")]
-    stops = [_frozen(shared, "bound", kind=shared, stage="layer", step=32)]
-    stops += [_frozen(name, "stall", kind=own, stage="layer", step=24) for name in ("a", "b")]
+    rows = [_row(8), _row(16), _row(24), _row(32)]
+    stops = [_frozen(shared, "bound", kind=shared, step=32)]
+    stops += [_frozen(name, "stall", kind=own, granularity="layer", step=24) for name in ("a", "b")]
     assert widths.endings(Log([], rows, stops))[:2] == [
         f"{shared} stop at 3 bits: they may go no further (bound), step 32", counts,
     ]  # fmt: skip
@@ -206,7 +195,7 @@ def test_the_network_may_share_one_kind_and_not_the_other(shared: str, own: str,
 
 
 def test_a_width_of_the_network_ends_once() -> None:
-    stops = [_frozen("weights", "stall"), _frozen("weights", "bound", stage="layer", bits=2, step=900)]
+    stops = [_frozen("weights", "stall"), _frozen("weights", "bound", bits=2, step=900)]
     assert widths.endings(Log([], [], stops)) == [
         "weights stop at 2 bits: they may go no further (bound), step 900"
     ]
@@ -234,8 +223,8 @@ def test_endings_of_layers_and_kernels_are_counts() -> None:
     reasons = ["stall"] * 4 + ["oscillation"] * 12 + ["budget"] * 2
     events = [
         _frozen("weights", "stall"),
-        *(_frozen(f"c{i}.weight", reason, stage="layer") for i, reason in enumerate(reasons)),
-        _frozen("relu", "budget", stage="layer", kind="activations"),
+        *(_frozen(f"c{i}.weight", reason, granularity="layer") for i, reason in enumerate(reasons)),
+        _frozen("relu", "budget", granularity="layer", kind="activations"),
     ]
     network, weights, activations, meaning = widths.endings(Log([], [], events))
     assert network.startswith("weights stop at 3 bits: ")
@@ -243,7 +232,7 @@ def test_endings_of_layers_and_kernels_are_counts() -> None:
     assert activations == "1 activation: 1 budget"
     assert meaning.startswith("oscillation: they oscillated between two widths; stall: ")
     assert "bound" not in meaning
-    one = [_frozen("c.weight[3]", "stall", stage="kernel")]
+    one = [_frozen("c.weight[3]", "stall", granularity="kernel")]
     assert widths.endings(Log([], [], one))[0] == "weights of 1 kernel: 1 stall"
 
 
@@ -252,12 +241,12 @@ def test_a_long_log_of_kernels_is_a_small_picture(tmp_path: pathlib.Path) -> Non
     for i in range(1, 2501):
         wave = math.sin(i) * math.sin(i / 70)
         lines.append({
-            "event": "widths", "step": 8 * i, "stage": "kernel", "weights": 4 + wave, "activations": 4 - wave,
+            "event": "widths", "step": 8 * i, "weights": 4 + wave, "activations": 4 - wave,
             "weight_bits": 4.5 + wave, "activation_bits": 5 - wave, "loss": 100.0 if i == 770 else 0.5 + wave,
             "weight_oscillations": i % 10, "activation_oscillations": i % 7,
         })  # fmt: skip
         lines.append({
-            "event": "frozen", "step": 8 * i, "stage": "kernel", "variable": f"c.weight[{i}]",
+            "event": "frozen", "step": 8 * i, "granularity": "kernel", "variable": f"c.weight[{i}]",
             "kind": "weights", "bits": 3, "reason": "stall",
         })  # fmt: skip
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -292,6 +281,6 @@ def test_thinning_keeps_levels_that_lasted() -> None:
 
 
 def test_names_from_the_log_are_escaped() -> None:
-    svg = widths.chart(Log([], [_row(8, "<b>"), _row(16, "x")], [_frozen("<i>", "<u>")]))
+    svg = widths.chart(Log([], [_row(8), _row(16)], [_frozen("<i>", "<u>")]))
     assert svg is not None
     assert not re.search("<[biu]>", svg)
