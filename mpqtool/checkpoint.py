@@ -18,7 +18,7 @@ from .files import replacing
 
 _FILE = "state.safetensors"
 _FORMAT = "5"
-"""Counts up when a network of today would not fit the tensors of before: 4 has epochs of several methods."""
+"""Counts up when a network of today would not fit the tensors of before: 5 has factors of folded weights."""
 
 
 @dataclasses.dataclass(frozen=True)

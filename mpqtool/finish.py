@@ -113,22 +113,23 @@ def finish(job: Job) -> Finished:
 
 @torch.no_grad()
 def _keep_sizes(network: fx.GraphModule, trained: fx.GraphModule) -> None:
-    """Let every kernel be trained in the size that it had before it was folded.
+    """Let kernels that folding made smaller be trained in the size that they had.
 
-    Folded kernels are other multiples of what was trained, and the same learning rate would be another: by
-    the square of that multiple, which is a hundred times where 1-bit weights are scaled down.
+    To a kernel that is ``factor`` times what was trained, the steps of SGD are ``1 / factor**2`` times as
+    large, those of AdamW ``1 / factor``; 1-bit kernels become a tenth of what they were. Kernels that became
+    larger stay so: no BatchNormalization holds them any more.
     """
     before, after = dict(trained.named_parameters()), dict(network.named_parameters())
-    for quantizer in _kernels(network):
+    for quantizer in _fitted(network):
         old, new = (parameters[quantizer.name] for parameters in (before, after))
         factor = new.flatten(1).norm(dim=1) / old.to(new.device).flatten(1).norm(dim=1)
-        factor = torch.where(factor.isfinite() & (factor > 0), factor, 1)  # of a kernel of zeros
+        factor = torch.where(factor > 0, factor.clamp(max=1), 1)  # of a kernel of zeros, 0 or no number
         new.div_(factor.view(-1, *[1] * (new.ndim - 1)))
         quantizer.factor.copy_(factor)
 
 
-def _kernels(network: fx.GraphModule) -> list[WeightQuantizer]:
-    """The quantizers of the weights of a folded network: their scales are those of a plan."""
+def _fitted(network: fx.GraphModule) -> list[WeightQuantizer]:
+    """The quantizers of weights whose scales are those of a plan: all of a folded network."""
     return [quantizer for quantizer in weight_quantizers(network) if isinstance(quantizer, WeightQuantizer)]
 
 
@@ -170,7 +171,7 @@ def apply_plan(job: Job) -> Finished:
         job.reporter.say("shifts of the plan are lowered to what the widths leave room for in int8")
     network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())
-    for quantizer in _kernels(network):
+    for quantizer in _fitted(network):
         if bool(quantizer.scale.isnan().any()):
             quantizer.fit(parameters[quantizer.name])
     unset = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer) and not q.is_set]
@@ -257,7 +258,7 @@ def _freeze(
     network.cpu()
     with torch.no_grad():
         parameters = dict(network.named_parameters())
-        for quantizer in _kernels(network):
+        for quantizer in _fitted(network):
             weight = parameters[quantizer.name]
             weight.copy_(quantizer(weight))
             quantizer.factor.fill_(1)

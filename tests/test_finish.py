@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from swish_network import swish_network, swish_split
-from torch import fx
+from torch import Tensor, fx
 
-from mpqtool.finish import _fold, _keep_sizes, _rescaled, _short
+from mpqtool.finish import _fold, _freeze, _keep_sizes, _rescaled, _short, finish
 from mpqtool.importer import import_graph
 from mpqtool.job import Job, prepare
 from mpqtool.options import QuantizeOptions
@@ -22,6 +22,8 @@ from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quan
 from mpqtool.reporter import Reporter
 from mpqtool.run_adaqat import adaqat
 from mpqtool.run_trainer import make_trainer
+from mpqtool.simulate import IntegerSimulation
+from mpqtool.training import Trainer
 
 
 @given(scale=st.floats(1e-6, 1e3), codes=st.tuples(st.integers(-255, 255), st.integers(-255, 255)))
@@ -89,21 +91,75 @@ def test_folding_keeps_the_codes_of_dorefa(tmp_path: pathlib.Path, rng: np.rando
         assert bool((codes % 2 == 1).all())
 
 
-def test_kernels_are_trained_on_in_the_size_they_had(
+@torch.no_grad()
+def _shrink(network: fx.GraphModule) -> None:
+    """Let BatchNormalization make every second channel smaller when it is folded."""
+    for name, parameter in network.named_parameters():
+        if name.startswith("g"):
+            parameter[::2] *= 0.01
+
+
+def _folded(job: Job, network: fx.GraphModule) -> tuple[ir.Model, fx.GraphModule]:
+    model, plan = _fold(job, network)
+    return model, attach(import_graph(model), plan)
+
+
+def test_smaller_kernels_keep_the_size_they_were_trained_in(
     tmp_path: pathlib.Path, rng: np.random.Generator
 ) -> None:
     job, network = _adaqat_network(tmp_path, rng)
-    model, plan = _fold(job, network)
-    folded = attach(import_graph(model), plan)
+    _shrink(network)
+    trained = dict(network.named_parameters())
+    with torch.no_grad():
+        trained["w1"][2] = 0  # as pruning leaves it
+    _, folded = _folded(job, network)
+    before = {name: p.detach().flatten(1).norm(dim=1) for name, p in folded.named_parameters() if p.ndim > 1}
     inputs = torch.from_numpy(job.tuning.inputs["x"][:8])
-    expected = folded.eval()(inputs)
+    codes, _ = IntegerSimulation(folded.eval()).codes(inputs)
 
     _keep_sizes(folded, network)
 
-    trained = dict(network.named_parameters())
-    for quantizer in weight_quantizers(folded):
-        assert not torch.equal(quantizer.factor, torch.ones_like(quantizer.factor))
-        found = folded.get_parameter(quantizer.name).detach().flatten(1).norm(dim=1)
-        wanted = trained[quantizer.name].detach().flatten(1).norm(dim=1)
-        torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(folded(inputs), expected)
+    factors = {quantizer.name: quantizer.factor for quantizer in weight_quantizers(folded)}
+    for name, factor in factors.items():
+        old, new = (
+            p[name].detach().flatten(1).norm(dim=1) for p in (trained, dict(folded.named_parameters()))
+        )
+        # Norms of some dozen float32.
+        torch.testing.assert_close(new, torch.where(before[name] < old, old, before[name]), rtol=1e-5, atol=0)
+        torch.testing.assert_close(new * factor, before[name], rtol=1e-5, atol=0)
+    assert factors["w1"][2] == 1
+    assert any(bool((factor < 1).any()) for factor in factors.values())
+    after, _ = IntegerSimulation(folded).codes(inputs)
+    assert all(torch.equal(after[name], code) for name, code in codes.items())
+
+
+def test_what_is_written_is_of_the_folded_size(tmp_path: pathlib.Path, rng: np.random.Generator) -> None:
+    job, network = _adaqat_network(tmp_path, rng)
+    _shrink(network)
+    model, folded = _folded(job, network)
+    _keep_sizes(folded, network)
+    expected = {q.name: q(folded.get_parameter(q.name)).detach() for q in weight_quantizers(folded)}
+
+    finished = _freeze(folded, IntegerSimulation(folded), model, [])
+
+    for quantizer in weight_quantizers(finished.network):
+        weight = finished.network.get_parameter(quantizer.name)
+        assert torch.equal(weight, expected[quantizer.name])
+        assert torch.equal(quantizer.factor, torch.ones_like(quantizer.factor))
+        assert torch.equal(quantizer(weight), weight)
+
+
+def test_the_last_epochs_see_kernels_in_that_size(
+    tmp_path: pathlib.Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, network = _adaqat_network(tmp_path, rng)
+    _shrink(network)
+    monkeypatch.setattr("mpqtool.finish.search", lambda _: (network, [{"epoch": 1, "held_out": 0.0}]))
+    seen: list[Tensor] = []
+
+    def fit(_: Trainer, module: IntegerSimulation, **__: object) -> None:
+        seen.extend(quantizer.factor.clone() for quantizer in weight_quantizers(module))
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    finish(job)
+    assert any(bool((factor < 1).any()) for factor in seen)

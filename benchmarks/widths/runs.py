@@ -184,7 +184,7 @@ def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path, *, inputs: int) ->
     kernels = [{int(bits): count for bits, count in row["weight_bits"].items()} for row in inner]
     weights = [sum(b * n for b, n in found.items()) / sum(found.values()) for found in kernels]
     activations, macs = [row["activation_bits"] for row in inner], [row["macs"] for row in inner]
-    last = {(row.kind, row.variable): row for row in read(log).frozen if row.granularity == arm.granularity}
+    last = {(row.kind, row.variable): row for row in read(log).frozen}
     reasons = Counter((row.kind, row.reason) for row in last.values())
     expected = {
         "network": {"weights": 1, "activations": 1},

@@ -21,7 +21,7 @@ LEARNED = {
     "from scratch": Arm(from_scratch=True),
 }
 GRANULAR = {
-    name: {value: Arm(granularity=name, lambda_=value) for value in (0.1, 0.15, 0.2)}
+    name: {value: Arm(granularity=name, lambda_=value) for value in (0.05, 0.1, 0.15)}
     for name in ("network", "layer", "kernel")
 }
 ARMS = tuple(

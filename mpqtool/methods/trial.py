@@ -20,81 +20,92 @@ class Trial:
 
     Of several, each takes its part of what that does to the loss, in proportion to what its own bit does in
     the Fisher approximation: g is the gradient of the loss by what a quantizer gives, delta what a bit less
-    changes of that. For weights, ``sum((g * delta)**2)`` over them, the diagonal approximation; for
-    activations, the squares of ``sum(g * delta)`` over each sample, the whole one. Both are of one pass, the
-    one that is trained on.
+    changes of that. For activations, the sum over samples of ``sum(g * delta)**2`` over each; for weights,
+    whose gradients are sums over the samples of a process, ``sum((g * delta)**2)``, as if these did not go
+    together. Both are of one pass, the one that is trained on.
 
-    Source: of the approximation, Theis et al., Faster gaze prediction with dense networks and Fisher pruning,
-    equation 7.
+    Source: of the approximation, Theis et al., Faster gaze prediction with dense networks and Fisher pruning.
 
     Args:
-        asked: Variables of one kind, each between two numbers of bits.
+        asked: Variables of one kind, each between two numbers of bits; with more than one, each is a layer
+            or a kernel, and the kernels of a layer follow one another.
     """
 
     def __init__(self, asked: Sequence[Variable]) -> None:
         self.asked = asked
         self.loss = torch.tensor(torch.nan)
-        # With more than one variable, each has one quantizer.
-        self._own: dict[int, list[Variable]] = {}
+        self._kernels: dict[Quantizer, list[int]] = {}
         for variable in asked:
-            self._own.setdefault(id(variable.members[0]), []).append(variable)
-        self._found: dict[int, Tensor] = {}
+            for member in variable.members:
+                own = self._kernels.setdefault(member, [])
+                own += [] if variable.kernel is None else [variable.kernel]
+        self._blame: dict[Quantizer, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
-    def one_bit_less(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def one_bit_less(self) -> Iterator[None]:
         """A block in which the variables have a bit less."""
-        return _one_bit_less(self.asked)
+        with contextlib.ExitStack() as stack:
+            for member in self._kernels:
+                stack.enter_context(self._bit_less(member))
+            yield
 
-    def watch(self) -> None:
+    def begin_watch(self) -> None:
         """Take in the gradients of the next pass; for one variable there is nothing to share out."""
         if len(self.asked) > 1:
-            members = [variables[0].members[0] for variables in self._own.values()]
-            self._handles = [member.register_forward_hook(self._watch) for member in members]
+            self._handles = [member.register_forward_hook(self._wait) for member in self._kernels]
 
-    def parts(self) -> Tensor:
-        """What each variable is to blame for, ``(variables,)``, not normalized. Ends the watch."""
+    def end_watch(self) -> Tensor:
+        """What each variable is to blame for, ``(variables,)``, not normalized."""
         for handle in self._handles:
             handle.remove()
-        parts = torch.zeros(len(self.asked), dtype=torch.float64, device=self.loss.device)
-        for i, variable in enumerate(self.asked):
-            found = self._found.get(id(variable.members[0]))
-            if found is not None:
-                parts[i] = found.sum() if variable.kernel is None else found[variable.kernel]
-        return parts
+        if len(self.asked) == 1:
+            return torch.ones(1, device=self.loss.device)
+        parts = []
+        for member, kernels in self._kernels.items():
+            found = self._blame.get(member, member.bits.new_zeros(member.bits.shape, dtype=torch.float64))
+            parts.append(found[kernels] if kernels else found.sum().view(1))
+        return torch.cat(parts)
 
     def observe(self, bracket: float, parts: Sequence[float]) -> None:
         """Share out ``L - L(one bit less)``.
 
         Args:
             bracket: The difference.
-            parts: What ``parts`` gave, summed over all processes.
+            parts: What ``end_watch`` gave, summed over all processes. What is no number says nothing: in half
+                precision gradients overflow until their scale has settled.
         """
         total = sum(parts)
-        usable = 0 < total < math.inf  # in half precision gradients overflow until their scale has settled
+        if not math.isfinite(total):
+            return
         for variable, part in zip(self.asked, parts, strict=True):
-            variable.width.observe(bracket * (part / total if usable else 1 / len(self.asked)))
+            variable.width.observe(bracket * (part / total if total else 1 / len(parts)))
+
+    @contextlib.contextmanager
+    def _bit_less(self, member: Quantizer) -> Iterator[None]:
+        before, kernels = member.bits.clone(), self._kernels[member]
+        try:
+            if kernels:
+                member.bits[kernels] -= 1
+            else:
+                member.bits -= (before > 0).to(before)  # kernels without bits stay so
+            yield
+        finally:
+            member.bits.copy_(before)
+
+    def _wait(self, member: Quantizer, inputs: tuple[Tensor], output: Tensor) -> None:
+        if output.requires_grad:  # else nothing before it learns
+            output.register_hook(lambda gradient: self._take(member, inputs, gradient))
 
     @torch.no_grad()
-    def _watch(self, member: Quantizer, inputs: tuple[Tensor], output: Tensor) -> None:
-        if not output.requires_grad:  # nothing before it learns
-            return
-        with _one_bit_less(self._own[id(member)]):
+    def _take(self, member: Quantizer, inputs: tuple[Tensor], gradient: Tensor) -> None:
+        with self._bit_less(member):
             less = member.forward(*inputs)
-        delta = less - member.forward(*inputs)  # in this order: its scale is that of the present bits again
-        output.register_hook(lambda gradient: self._blame(member, gradient.double() * delta))
-
-    def _blame(self, member: Quantizer, change: Tensor) -> None:
-        weights = self.asked[0].kind == "weights"
-        found = change.square().flatten(1).sum(1) if weights else change.flatten(1).sum(1).square()
-        self._found[id(member)] = self._found.get(id(member), 0) + found
-
-
-@contextlib.contextmanager
-def _one_bit_less(variables: Sequence[Variable]) -> Iterator[None]:
-    try:
-        for variable in variables:
-            variable.use(variable.width.bits - 1)
-        yield
-    finally:
-        for variable in variables:
-            variable.use(variable.width.bits)
+        change = gradient * (
+            less - member.forward(*inputs)
+        )  # in this order: its scale is the present one again
+        if self.asked[0].kind == "weights":
+            found = change.double().square().flatten(1).sum(1)
+        else:
+            found = change.flatten(1).sum(1).double().square().sum()
+        self._blame[member] = self._blame.get(member, 0) + found

@@ -103,7 +103,7 @@ class WidthSearch:
                     trial.loss = self.trainer.loss(self.network, batch)
                 self._trials.append(trial)
         for trial in self._trials:
-            trial.watch()
+            trial.begin_watch()
 
     def before_step(self, loss: Tensor) -> dict[str, object]:
         """Take in the loss at the present widths, and update them where it is time to."""
@@ -144,7 +144,7 @@ class WidthSearch:
         losses = torch.stack([loss, *(trial.loss for trial in self._trials)])
         here, *others = reduce(losses, "mean").tolist()
         for trial, other in zip(self._trials, others, strict=True):
-            trial.observe(here - other, reduce(trial.parts(), "sum").tolist())
+            trial.observe(here - other, reduce(trial.end_watch(), "sum").tolist())
         bits = self.hardware.bits()  # all slopes are those of one point
         slopes = [(variable, self._slope(variable, bits)) for variable in self._open]
         patience = max(round(_PATIENCE * self.settings.steps), _LEAST_PATIENCE)

@@ -26,7 +26,7 @@ class SearchSettings:
 
     Attributes:
         balance: Lambda, what one product of a weight's and an activation's bit costs in units of the loss.
-        weights: Granularity of the weights, of ``GRANULARITIES``.
+        weights: Granularity of the weights, ``network``, ``layer`` or ``kernel``.
         activations: Granularity of the activations, ``network`` or ``layer``; None: their widths stay.
         steps: Steps of the optimizer after which every width is settled.
         least_weights: Bits of weights, at least.

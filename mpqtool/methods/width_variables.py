@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GRANULARITIES", "Hardware", "LayerCost", "Quantizer", "Variable", "grouped"]
+__all__ = ["Hardware", "LayerCost", "Quantizer", "Variable", "grouped"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,6 @@ from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
 from .widths import Width
 
-GRANULARITIES = ("network", "layer", "kernel")
-"""What may have a width of its own, coarse to fine."""
 _FLOAT_BITS = 32
 
 Quantizer = DorefaWeightQuantizer | PactQuantizer
@@ -30,7 +28,7 @@ class Variable:
         name: What a log calls it.
         kind: Weights or activations.
         members: The quantizers that have this width; kernels of 0 bits stay so.
-        granularity: What has it, of ``GRANULARITIES``.
+        granularity: What has it: ``network``, ``layer`` or ``kernel``.
         kernel: The kernel of the one quantizer that has it; None: all.
         width: The width; set by the search.
     """
@@ -152,7 +150,7 @@ def grouped(
     Args:
         kind: What the members quantize.
         members: Quantizers whose widths are learned.
-        granularity: Of ``GRANULARITIES``.
+        granularity: ``network``, ``layer`` or ``kernel``.
     """
     if granularity == "network":
         return [Variable(kind, kind, members, granularity)] if members else []

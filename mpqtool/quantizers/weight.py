@@ -14,6 +14,8 @@ from mpqtool.passes.plan import Grid, WeightQuant
 class WeightQuantizer(nn.Module):
     """Fake-quantize a weight kernel by kernel: ``w_hat[o] = scale[o] * code[o]``.
 
+    What is quantized is ``factor[o]`` times the input, which is 1 but for folded weights in training.
+
     On the odd grid (mid-rise) a ``b``-bit kernel has the ``2**b`` codes ``2 * m + 1``, so the step
     between two levels is ``2 * scale``; at 8 bits, and on the other grids, ``code = rint(w / scale)``.
     The clip ``scale * code_range(b)[1]`` is fitted for the least squared error.
@@ -31,8 +33,7 @@ class WeightQuantizer(nn.Module):
         shift: What files and integers shift the codes by; see ``WeightQuant``.
 
     Shape:
-        Input and output ``(kernels, ...)``, float32. ``scale``, ``bits`` and ``factor``, what the input is
-        multiplied with: ``(kernels,)``.
+        Input and output ``(kernels, ...)``, float32. ``scale``, ``bits`` and ``factor``: ``(kernels,)``.
     """
 
     bits: Tensor
@@ -51,7 +52,7 @@ class WeightQuantizer(nn.Module):
 
     @property
     def step(self) -> Tensor:
-        """Distance of two neighbouring levels, ``(kernels,)``, in units of the weight."""
+        """Distance of two neighbouring levels, ``(kernels,)``, in units of what is quantized."""
         if self.grid is not Grid.ODD:
             return self.scale
         return torch.where(self.bits < 8, 2 * self.scale, self.scale)
@@ -59,7 +60,8 @@ class WeightQuantizer(nn.Module):
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Set every scale to the one with the least squared error at the present widths."""
-        scale = fit_weight_scale(weight.detach().cpu().numpy(), self.bits.cpu().numpy(), self.grid)
+        weight = weight * self._per_kernel(self.factor, weight)
+        scale = fit_weight_scale(weight.cpu().numpy(), self.bits.cpu().numpy(), self.grid)
         self.scale.copy_(torch.from_numpy(scale))
 
     def codes(self, weight: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def _pass(quantizer: nn.Module, x: Tensor, gradient: Tensor) -> None:
 def _shared(asked: list[Variable], bracket: float, *passes: tuple[Quantizer, Tensor, Tensor]) -> list[float]:
     """The brackets of variables after a watched pass."""
     trial = Trial(asked)
-    trial.watch()
+    trial.begin_watch()
     for quantizer, x, gradient in passes:
         _pass(quantizer, x, gradient)
-    trial.observe(bracket, trial.parts().tolist())
+    trial.observe(bracket, trial.end_watch().tolist())
     return [variable.width.bracket for variable in asked]
 
 
@@ -122,38 +122,43 @@ def test_watching_changes_nothing() -> None:
     expected = quantizer(weight)
     scale = quantizer.scale.clone()
     trial = Trial(variables)
-    trial.watch()
+    trial.begin_watch()
     x = weight.clone().requires_grad_()
     found = quantizer(x)
     assert torch.equal(found, expected)
     assert torch.equal(quantizer.scale, scale)
     found.sum().backward()
     watched = x.grad
-    trial.parts()
-    before = trial.parts().clone()
+    before = trial.end_watch()
     x = weight.clone().requires_grad_()
     quantizer(x).sum().backward()
     assert watched is not None
     assert x.grad is not None
     assert torch.equal(watched, x.grad)
-    assert torch.equal(trial.parts(), before)  # the watch is over
+    assert torch.equal(trial.end_watch(), before)  # the watch is over
 
 
-@pytest.mark.parametrize("gradient", [0.0, float("inf"), float("nan")])
-def test_without_a_usable_gradient_all_take_the_same(gradient: float) -> None:
-    """Gradients in half precision may overflow, and the loss is measured all the same."""
+def test_where_nothing_has_a_gradient_all_take_the_same() -> None:
+    quantizer, variables = _kernels((5, 5, 5, 5))
+    assert _shared(variables, -2.0, (quantizer, _random(4, 5), torch.zeros(4, 5))) == [-0.5] * 4
+
+
+@pytest.mark.parametrize("gradient", [float("inf"), float("nan")])
+def test_gradients_that_are_no_numbers_say_nothing(gradient: float) -> None:
+    """In half precision they overflow until their scale has settled."""
     quantizer, variables = _kernels((5, 5, 5, 5))
     gradients = torch.zeros(4, 5)
     gradients[0] = gradient
-    assert _shared(variables, -2.0, (quantizer, _random(4, 5), gradients)) == [-0.5] * 4
+    assert _shared(variables, -2.0, (quantizer, _random(4, 5), gradients)) == [0] * 4
+    assert not any(variable.width.measured for variable in variables)
 
 
 def test_where_nothing_learns_there_is_no_gradient() -> None:
     quantizer, variables = _kernels((5, 5))
     trial = Trial(variables)
-    trial.watch()
+    trial.begin_watch()
     quantizer(_random(2, 5))
-    assert trial.parts().tolist() == [0, 0]
+    assert trial.end_watch().tolist() == [0, 0]
 
 
 def test_blame_of_small_gradients_is_not_lost() -> None:

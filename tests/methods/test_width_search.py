@@ -189,6 +189,8 @@ def test_the_bracket_is_the_loss_of_one_bit_less(
         found = sum(variable.width.bracket for variable in asked)
         # They share out one number, in float32; and a mean of equal numbers is rounded as well.
         assert found == pytest.approx(less(asked), rel=1e-5, abs=1e-7)
+        # Each has its own part, by what it does itself.
+        assert len({variable.width.bracket for variable in asked}) == len(asked)
     assert max(abs(variable.width.bracket) for variable in run.search.variables) > 1e-3
 
 
