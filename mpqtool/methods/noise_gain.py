@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NoiseGains", "SampleGains", "noise_gains", "sample_gains"]
+__all__ = ["NoiseGains", "SampleGains", "noise_gains", "sample_gains", "smallest_margins"]
 
 import dataclasses
 import math
@@ -45,13 +45,18 @@ class SampleGains:
 
     Attributes:
         of: By the name of the weight, ``(samples, kernels)``, or of the value, ``(samples,)``; float32.
-        margins: Between the answer and the runner-up, ``(samples,)``; None where there are no classes.
-        floor: What margins count as at least.
+        logits: Of the samples, ``(samples, classes)``; None where there are no classes.
+        floor: What margins between classes count as at least.
     """
 
     of: dict[str, Tensor]
-    margins: Tensor | None
+    logits: Tensor | None
     floor: float
+
+    @property
+    def from_classes(self) -> bool:
+        """Whether margins of class logits were used."""
+        return self.logits is not None
 
     def mean(self) -> NoiseGains:
         """Average over the samples."""
@@ -59,7 +64,7 @@ class SampleGains:
         return NoiseGains(
             {name: mean for name, mean in means.items() if mean.ndim},
             {name: float(mean) for name, mean in means.items() if not mean.ndim},
-            from_classes=self.margins is not None,
+            from_classes=self.from_classes,
         )
 
 
@@ -142,12 +147,10 @@ def sample_gains(
     with torch.no_grad():
         outputs = [tape.record(chunk) for chunk in chunks]
     generators = [torch.Generator().manual_seed(number) for number in _seeds(seed, probes)]
-    logits, margins, floor = _logits(outputs), None, 0.0
+    logits, floor = _logits(outputs), 0.0
     folded: _Classes | _Outputs
     if logits is not None:
-        top = logits.topk(2, dim=1).values
-        margins = (top[:, 0] - top[:, 1]).cpu()
-        floor = _margin_floor(margins, logits) if floored else 0.0
+        floor = _margin_floor(logits) if floored else 0.0
         folded = _Classes(sums, ranks, floor, generators)
     elif sums == "signs":
         folded = _Outputs(_powers(outputs), generators)
@@ -169,19 +172,25 @@ def sample_gains(
             found.setdefault(name, []).append(gain.cpu())
         on_samples(len(chunk[0]))
     graph_module.train(training)
-    return SampleGains({name: torch.cat(parts) for name, parts in found.items()}, margins, floor)
+    return SampleGains({name: torch.cat(parts) for name, parts in found.items()}, logits, floor)
 
 
 def _logits(outputs: Sequence[tuple[Tensor, ...]]) -> Tensor | None:
     """The logits of all samples, ``(samples, classes)``, if it is these that come out."""
     if len(outputs[0]) != 1 or outputs[0][0].ndim != 2 or outputs[0][0].shape[1] < 2:
         return None
-    return torch.cat([out[0] for out in outputs])
+    return torch.cat([out[0] for out in outputs]).cpu()
 
 
-def _margin_floor(margins: Tensor, logits: Tensor) -> float:
+def smallest_margins(logits: Tensor) -> Tensor:
+    """Between the answer and the runner-up, ``(samples,)``."""
+    top = logits.topk(2, dim=1).values
+    return top[:, 0] - top[:, 1]
+
+
+def _margin_floor(logits: Tensor) -> float:
     """The 5th percentile of the smallest margin, at least a thousandth of the logits' spread."""
-    return max(float(margins.quantile(_FLOOR_QUANTILE)), 1e-3 * float(logits.std()), 1e-12)
+    return max(float(smallest_margins(logits).quantile(_FLOOR_QUANTILE)), 1e-3 * float(logits.std()), 1e-12)
 
 
 def _powers(outputs: Sequence[tuple[Tensor, ...]]) -> list[float]:

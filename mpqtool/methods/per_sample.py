@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from mpqtool.importer.conv import any_conv, conv_window, padded_conv
+from mpqtool.importer.softmax import flat_softmax
 from mpqtool.importer.window import torch_pads
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -97,7 +98,7 @@ class Tape(fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_function(target, args, kwargs)
-        if target is torch.softmax:
+        if target in (torch.softmax, flat_softmax):
             self._softmax = result, args[0]
         if torch.is_grad_enabled() and len(args) > 1:
             for name in (name for tensor, name in self._weights if tensor is args[1]):
@@ -181,7 +182,7 @@ class _WeightUse:
             columns, together = (
                 tensor.unflatten(0, (-1, parts)).movedim(1, 3).flatten(3) for tensor in (columns, together)
             )
-        products = (together @ columns.mT).unflatten(2, (scalars, outputs))
+        products: Tensor = (together @ columns.mT).unflatten(2, (scalars, outputs))
         return products.square().sum((2, 4)).flatten(1)
 
     def _columns(self, x: Tensor) -> Tensor:
