@@ -195,9 +195,11 @@ def _margin_floor(logits: Tensor) -> float:
 
 def _powers(outputs: Sequence[tuple[Tensor, ...]]) -> list[float]:
     """The mean square of each output."""
-    count = len(outputs)
-    means = [[float(out.double().square().mean()) for out in batch] for batch in outputs]
-    return [max(math.fsum(of_output) / count, 1e-12) for of_output in zip(*means, strict=True)]
+    powers = []
+    for parts in zip(*outputs, strict=True):
+        total = math.fsum(float(part.double().square().sum()) for part in parts)
+        powers.append(max(total / sum(part.numel() for part in parts), 1e-12))
+    return powers
 
 
 def _seeds(seed: int, probes: int) -> list[int]:
