@@ -57,27 +57,28 @@ def sensitivity(path: pathlib.Path, options: SensitivityOptions, reporter: Repor
     device = Accelerator().device
     inputs = [torch.from_numpy(array).to(device) for array in split.inputs.values()]
     network = attach(network, _plan(folded, RANKED_BITS)).to(device)
-    steps = _fit(network, RANKED_BITS, inputs)
     with reporter.progress(len(split), "noise gains") as progress:
         gains = sample_gains(
             network, [inputs], sums=options.sums, ranks=options.ranks, seed=options.seed, quantized=False,
             on_samples=progress.advance,
         )  # fmt: skip
     uniform: list[dict[str, Any]] = [{"bits": b, "bound": None, "measured": None} for b in UNIFORM_BITS]
-    if gains.from_classes:
-        exact = without_floor(
-            gains, network, inputs, sums=options.sums, ranks=options.ranks, seed=options.seed
-        )
-        quantized = attach(import_graph(model), _plan(folded, options.activation_bits)).to(device)
-        with reporter.progress(len(uniform), "uniform widths") as progress:
-            for row in uniform:
-                row |= _mismatch(quantized, exact, _fit(quantized, row["bits"], inputs), inputs)
-                progress.advance()
-    else:
+    if not gains.from_classes:
         reporter.warn(
             "the model has no class logits, one output of shape (batch, classes): noise gains are of the "
             "Fisher form, the divergence of the outputs in units of their power, and no answers are compared"
         )
+    with reporter.progress(1 + len(uniform), "uniform widths") as progress:
+        steps = _fit(network, RANKED_BITS, inputs)
+        progress.advance()
+        if gains.from_classes:
+            exact = without_floor(
+                gains, network, inputs, sums=options.sums, ranks=options.ranks, seed=options.seed
+            )
+            quantized = attach(import_graph(model), _plan(folded, options.activation_bits)).to(device)
+            for row in uniform:
+                row |= _mismatch(quantized, exact, _fit(quantized, row["bits"], inputs), inputs)
+                progress.advance()
     given = dataclasses.asdict(options) | {"data": data.spec, "samples": len(split)}
     found = {
         "model": str(path), "form": "classes" if gains.from_classes else "fisher", **given,

@@ -71,7 +71,7 @@ def _mismatch(rows: Sequence[Mapping[str, Any]], samples: int) -> str:
             hollow, value = ("", f"{row[key]:.3g}") if row[key] > 0 else (" hollow", _NONE)
             title = f"{row['bits']} bits: {key} {value}"
             drawn += _dot(panel, row["bits"], at[row["bits"]], f"{css}{hollow}", title, 3.5)
-        labels.append((panel.y(at[rows[0]["bits"]]), key))
+        labels.append((panel.y(at[rows[-1]["bits"]]), key))
     return drawn + names(labels)
 
 
@@ -85,14 +85,17 @@ def _groups(groups: Iterable[Mapping[str, Any]], top: float) -> str:
         return ""
     low, high = bounds([math.log10(row["sensitivity"]) for rows in tensors.values() for row in rows])
     panel = Panel(0, len(tensors) - 1, top, _HEIGHT, low, high)
-    drawn = panel.frame("sensitivity of each kernel and activation at 8 bits, log10, by tensor")
+    drawn = panel.frame(
+        "sensitivity of each kernel and activation at 8 bits, log10; a column for each tensor"
+    )
     labels: dict[str, float] = {}
     for place, (name, rows) in enumerate(tensors.items()):
         for row in rows:
             css = "activations" if row["kernel"] is None else "weights"
             which = "" if row["kernel"] is None else f", kernel {row['kernel']}"
             value = math.log10(row["sensitivity"])
-            drawn += _dot(panel, place, value, css, f"{name}{which}: {row['sensitivity']:.3g}", 2.5)
+            title = f"{name}{which}: {row['sensitivity']:.3g}"
+            drawn += _dot(panel, place, value, f"dense {css}", title, 2.5)
             labels[css] = panel.y(value)
     return drawn + names([(y, css) for css, y in labels.items()])
 
