@@ -6,7 +6,8 @@
 DIR holds the four IDX files of Fashion-MNIST, and the network is what ``examples/train_fashion_mnist.py``
 trains on them. E7 and E8 are the bound and the ranking of the paper; nothing is fine-tuned.
 
-Memory is what ``ru_maxrss`` of a process grows by, once libraries have allocated what they keep.
+Memory is what is resident at the peak beyond what was before, once libraries have allocated what they keep:
+each in a process of its own, read from /proc, so on Linux.
 
 Source: S. K. Gonugondla and N. R. Shanbhag, IMPQ: Reduced complexity neural networks via granular precision
 assignment, equations 1 to 5.

@@ -97,10 +97,16 @@ def _load(path: pathlib.Path) -> tuple[ir.Model, ir.Model]:
     if any(node.op_type == "DequantizeLinear" for node in loaded.graph):
         raise ModelError(f"{str(path)!r} is quantized already. Give the float model.")
     model = pipelines.normalize(loaded)
-    import_graph(model)  # first of all: it names everything that cannot be imported, at once
+    learned = dict(import_graph(model).named_parameters())  # names all that cannot be imported, at once
     folded = pipelines.fold_batch_norm(model)
-    if not _plan(folded, RANKED_BITS).weights:
+    weights = _plan(folded, RANKED_BITS).weights
+    if not weights:
         raise ModelError(nothing_to_quantize(path, folded))
+    if not all(weight.name in learned for weight in weights):
+        raise ModelError(
+            f"No gradient reaches a weight of {str(path)!r}: its outputs are indices, comparisons or "
+            "rounded. Give the model without what comes behind its logits."
+        )
     return model, folded
 
 

@@ -7,8 +7,8 @@ __all__ = ["SUMS", "peaks", "times"]
 import functools
 import multiprocessing
 import pathlib
-import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +26,6 @@ from mpqtool.runtime.interleaved import interleaved
 
 SUMS = ("signs", "runner-up", "ranks")
 _IMAGES, _BATCH = 512, 128
-_KIBI = 1024  # ru_maxrss counts these on Linux
 
 
 def _images() -> Tensor:
@@ -72,8 +71,8 @@ def peaks(path: pathlib.Path) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     found = {}
     for name in ("training step", *SUMS):
-        with context.Pool(1) as pool:
-            found[name] = pool.apply(_peak, (name, path, torch.get_num_threads()))
+        with ProcessPoolExecutor(1, context) as pool:
+            found[name] = pool.submit(_peak, name, path, torch.get_num_threads()).result()
     return found
 
 
@@ -97,6 +96,14 @@ def _peak(name: str, path: pathlib.Path, threads: int) -> float:
             noise_gains(quantized, [(x,)], sums=name)
 
     work(images[:2])  # what libraries keep for good
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, at what is resident now
+    before = _resident("VmRSS")
     work(once)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * _KIBI / 1e6
+    return _resident("VmHWM") - before
+
+
+def _resident(which: str) -> float:
+    """Megabytes of this process in memory, now (``VmRSS``) or at its peak (``VmHWM``); Linux."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    kibibytes = next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
+    return kibibytes * 1024 / 1e6

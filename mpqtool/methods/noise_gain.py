@@ -6,14 +6,14 @@ __all__ = ["NoiseGains", "SampleGains", "noise_gains", "sample_gains", "smallest
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from mpqtool.errors import OptionError
 
+from .class_sums import ClassSums, OutputSums, generators
 from .per_sample import Tape
 
 _FLOOR_QUANTILE = 0.05
@@ -139,25 +139,24 @@ def sample_gains(
 
     Raises:
         OptionError: ``sums`` needs class logits, and there are none.
+        UnsupportedOpError: An operator uses a weight in a way that is not known.
     """
     chunks = [chunk for batch in batches for chunk in zip(*(x.split(_CHUNK) for x in batch), strict=True)]
     training = graph_module.training
     graph_module.eval()
     tape = Tape(graph_module, quantized=quantized)
-    with torch.no_grad():
-        outputs = [tape.record(chunk) for chunk in chunks]
-    generators = [torch.Generator().manual_seed(number) for number in _seeds(seed, probes)]
-    logits, floor = _logits(outputs), 0.0
-    folded: _Classes | _Outputs
+    logits, powers, shapes = _look(tape, chunks)
+    floor = 0.0
+    folded: ClassSums | OutputSums
     if logits is not None:
         floor = _margin_floor(logits) if floored else 0.0
-        folded = _Classes(sums, ranks, floor, generators)
+        folded = ClassSums(sums, ranks, floor, generators(probes, seed))
     elif sums == "signs":
-        folded = _Outputs(_powers(outputs), generators)
+        folded = OutputSums(powers, [generators(len(powers), seed, probe) for probe in range(probes)])
     else:
         raise OptionError(
             f"sums {sums!r} needs class logits, one output of shape (samples, classes); the outputs have "
-            f"shapes {', '.join(str(tuple(out.shape)) for out in outputs[0])}. Choose sums 'signs'."
+            f"shapes {shapes}. Choose sums 'signs'."
         )
     share = 1 / (24 * (probes if sums == "signs" else 1))
     found: dict[str, list[Tensor]] = {}
@@ -175,11 +174,23 @@ def sample_gains(
     return SampleGains({name: torch.cat(parts) for name, parts in found.items()}, logits, floor)
 
 
-def _logits(outputs: Sequence[tuple[Tensor, ...]]) -> Tensor | None:
-    """The logits of all samples, ``(samples, classes)``, if it is these that come out."""
-    if len(outputs[0]) != 1 or outputs[0][0].ndim != 2 or outputs[0][0].shape[1] < 2:
-        return None
-    return torch.cat([out[0] for out in outputs]).cpu()
+def _look(tape: Tape, chunks: Sequence[Sequence[Tensor]]) -> tuple[Tensor | None, list[float], str]:
+    """The logits of all samples, where these come out; mean square and shape of each output."""
+    logits: list[Tensor] = []
+    squares: dict[int, list[float]] = {}
+    numbers: dict[int, int] = {}
+    shapes = ""
+    for chunk in chunks:
+        with torch.no_grad():
+            outputs = tape.record(chunk)
+        shapes = shapes or ", ".join(str(tuple(out.shape)) for out in outputs)
+        if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
+            logits.append(outputs[0].cpu())
+        for place, out in enumerate(outputs):
+            squares.setdefault(place, []).append(float(out.double().square().sum()))
+            numbers[place] = numbers.get(place, 0) + out.numel()
+    powers = [max(math.fsum(parts) / numbers[place], 1e-12) for place, parts in squares.items()]
+    return torch.cat(logits) if logits else None, powers, shapes
 
 
 def smallest_margins(logits: Tensor) -> Tensor:
@@ -191,63 +202,3 @@ def smallest_margins(logits: Tensor) -> Tensor:
 def _margin_floor(logits: Tensor) -> float:
     """The 5th percentile of the smallest margin, at least a thousandth of the logits' spread."""
     return max(float(smallest_margins(logits).quantile(_FLOOR_QUANTILE)), 1e-3 * float(logits.std()), 1e-12)
-
-
-def _powers(outputs: Sequence[tuple[Tensor, ...]]) -> list[float]:
-    """The mean square of each output."""
-    powers = []
-    for parts in zip(*outputs, strict=True):
-        total = math.fsum(float(part.double().square().sum()) for part in parts)
-        powers.append(max(total / sum(part.numel() for part in parts), 1e-12))
-    return powers
-
-
-def _seeds(seed: int, probes: int) -> list[int]:
-    return [int(number) for number in np.random.SeedSequence(seed).generate_state(probes, np.uint64) >> 1]
-
-
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawn in the order of samples: one generator gives the same, however they are divided."""
-    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Classes:
-    """Scalars whose squared gradients, added up, are the sum over classes."""
-
-    sums: str
-    ranks: int | None
-    floor: float
-    generators: Sequence[torch.Generator]
-
-    def scalars(self, outputs: Sequence[Tensor]) -> Iterator[Tensor]:
-        logits = outputs[0]
-        order = logits.argsort(dim=1, descending=True, stable=True)
-        difference = logits - logits.gather(1, order[:, :1])
-        margin = -difference.detach()
-        margin = margin.clamp(min=self.floor)
-        relative = difference * torch.where(margin > 0, 1 / margin, 0.0)  # without a floor, ties are skipped
-        if self.sums == "signs":
-            for generator in self.generators:
-                yield (_signs(relative, generator) * relative).sum()
-            return
-        most = 1 if self.sums == "runner-up" else self.ranks or logits.shape[1]
-        for rank in range(1, min(most + 1, logits.shape[1])):
-            yield relative.gather(1, order[:, rank : rank + 1]).sum()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outputs:
-    """Scalars of the Fisher form: all outputs, by random signs, in units of their power."""
-
-    powers: Sequence[float]
-    generators: Sequence[torch.Generator]
-
-    def scalars(self, outputs: Sequence[Tensor]) -> Iterator[Tensor]:
-        for generator in self.generators:
-            parts = [
-                (_signs(out, generator) * out).sum() / math.sqrt(power)
-                for out, power in zip(outputs, self.powers, strict=True)
-                if out.requires_grad
-            ]
-            yield torch.stack(parts).sum()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from mpqtool.errors import UnsupportedOpError
 from mpqtool.importer.conv import any_conv, conv_window, padded_conv
 from mpqtool.importer.softmax import flat_softmax
 from mpqtool.importer.window import torch_pads
@@ -217,7 +218,10 @@ def _weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str,
             stride, pads, dilation = conv_window(x, weight, stride, pads, dilation, *auto_pad)
         return _WeightUse(name, x, kernel, groups, (stride, pads, dilation))
     if target not in _SPATIAL_RANK:
-        raise NotImplementedError(f"no per-sample gradient for {target.__name__} of weight {name!r}")
+        raise UnsupportedOpError(
+            f"No gradient by sample is known for {target.__name__}, which uses the weight {name!r}. Known "
+            "are Conv and Gemm; cut this part off the model."
+        )
     rank = _SPATIAL_RANK[target]
     names = ("bias", "stride", "padding", "dilation", "groups")
     given = dict(zip(names, args[2:], strict=False)) | kwargs

@@ -146,6 +146,16 @@ def test_outputs_that_are_not_classes_use_the_fisher_form() -> None:
     torch.testing.assert_close(found.weights["w"].float(), expected.detach(), **CLOSE)
 
 
+def test_signs_of_several_outputs_do_not_depend_on_batches() -> None:
+    module, x = network(classes=1), samples(12)
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    relu = next(node for node in module.graph.nodes if node.meta.get("onnx_name") == "r")
+    output.args = ((*output.args[0], relu),)
+    module.recompile()
+    whole, parts = (sample_gains(module, batches) for batches in ([(x,)], [(x[:5],), (x[5:],)]))
+    torch.testing.assert_close(whole.of["w"], parts.of["w"], **CLOSE)
+
+
 @pytest.mark.parametrize("sums", ["ranks", "runner-up"])
 def test_sums_over_classes_need_classes(sums: str) -> None:
     with pytest.raises(OptionError, match=r"needs class logits.* \(3, 1\)\. Choose sums 'signs'"):
