@@ -20,7 +20,7 @@ CLASSES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A first layer: the shapes of a sample and of the weight, the operator, and the numbers it gives."""
+    """A first layer: the shapes of a sample and of the weight, operators, and how many numbers they give."""
 
     x: tuple[int, ...]
     w: tuple[int, ...]
@@ -29,15 +29,19 @@ class Kind:
 
 
 KINDS = {
-    "conv": Kind((2, 6, 6), (4, 2, 3, 3), "Conv <pads = [1, 1, 1, 1], strides = [2, 2]>", 36),
-    "groups": Kind((4, 6, 6), (4, 2, 3, 3), "Conv <group = 2>", 64),
-    "depthwise": Kind((3, 6, 6), (6, 1, 3, 3), "Conv <group = 3, dilations = [2, 1]>", 48),
-    "uneven": Kind((2, 6, 6), (4, 2, 3, 3), "Conv <pads = [1, 0, 0, 2], strides = [1, 2]>", 60),
-    "same": Kind((2, 6, 6), (4, 2, 3, 3), 'Conv <auto_pad = "SAME_LOWER", strides = [2, 2]>', 36),
-    "line": Kind((2, 9), (4, 2, 3), "Conv <pads = [1, 1], strides = [2]>", 20),
-    "volume": Kind((2, 4, 3, 4), (4, 2, 2, 2, 2), "Conv <pads = [1, 0, 1, 0, 1, 1]>", 240),
-    "tokens": Kind((3, 5), (5, 4), "MatMul", 12),
-}
+    "conv": Kind((2, 6, 6), (4, 2, 3, 3), "c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w)", 36),
+    "groups": Kind((4, 6, 6), (4, 2, 3, 3), "c = Conv <group = 2> (x, w)", 64),
+    "depthwise": Kind((3, 6, 6), (6, 1, 3, 3), "c = Conv <group = 3, dilations = [2, 1]> (x, w)", 48),
+    "uneven": Kind((2, 6, 6), (4, 2, 3, 3), "c = Conv <pads = [1, 0, 0, 2], strides = [1, 2]> (x, w)", 60),
+    "same": Kind((2, 6, 6), (4, 2, 3, 3), 'c = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x, w)', 36),
+    "line": Kind((2, 9), (4, 2, 3), "c = Conv <pads = [1, 1], strides = [2]> (x, w)", 20),
+    "volume": Kind((2, 4, 3, 4), (4, 2, 2, 2, 2), "c = Conv <pads = [1, 0, 1, 0, 1, 1]> (x, w)", 240),
+    "windows": Kind(
+        (4, 5, 5), (4, 2, 3, 3),
+        "s = Constant <value = int64[4] {-1, 2, 5, 5}> () p = Reshape (x, s) c = Conv (p, w)", 72,
+    ),
+    "tokens": Kind((3, 5), (5, 4), "c = MatMul (x, w)", 12),
+}  # fmt: skip
 
 
 def samples(count: int, *, kind: str = "conv", seed: int = 0) -> Tensor:
@@ -52,9 +56,10 @@ def network(
     first, rng = KINDS[kind], np.random.default_rng(0)
     text = f"""
         net (float[N, {", ".join(map(str, first.x))}] x) => (float[N, {classes}] {output}) {{
-            c = {first.layer} (x, w)
+            {first.layer}
             r = Relu (c)
-            f = Flatten (r)
+            t = Constant <value = int64[2] {{-1, {first.flat}}}> ()
+            f = Reshape (r, t)
             z = Gemm <transB = 1> (f, v, b)
             {tail}
         }}
