@@ -16,6 +16,7 @@ assignment, equations 1 to 5.
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import statistics
 import tempfile
@@ -60,16 +61,19 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     relations: list[Relation] = []
-    parts = [
-        _cost(arguments.network, arguments.rounds, relations),
-        _bounds(arguments.network, f"idx:{arguments.data}", relations),
-        _ranking(arguments.network, f"idx:{arguments.data}", relations),
-        "\n".join(["| | what was to hold | measured | |", "| --- | --- | --- | --- |", *map(str, relations)]),
-    ]
-    text = "\n\n".join(parts)
-    print(text)
+    data, parts = f"idx:{arguments.data}", []
+    for make in (
+        functools.partial(_cost, arguments.network, arguments.rounds),
+        functools.partial(_bounds, arguments.network, data),
+        functools.partial(_ranking, arguments.network, data),
+    ):
+        parts.append(make(relations))
+        print(f"{parts[-1]}\n", flush=True)
+    head = "| | what was to hold | measured | |\n| --- | --- | --- | --- |"
+    parts.append("\n".join([head, *map(str, relations)]))
+    print(parts[-1])
     if arguments.write:
-        replace_section(arguments.write, "sensitivity", text)
+        replace_section(arguments.write, "sensitivity", "\n\n".join(parts))
 
 
 def _cost(path: pathlib.Path, rounds: int, relations: list[Relation]) -> str:
