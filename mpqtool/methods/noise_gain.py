@@ -119,7 +119,7 @@ def sample_gains(
       vanish.
     - ``ranks``: exact, one backward pass for each class rank: the runner-up of every sample, then what comes
       third of every sample, and so on. The paper sums over the 10 classes with the smallest margins.
-    - ``runner-up``: the first of these ranks alone, which has 95 % of the sum.
+    - ``runner-up``: the first of these ranks alone, which has most of the sum.
 
     Outputs that are not class logits, one of shape ``(samples, classes)``, have the Fisher form instead, by
     random signs: ``mean_n ||d Z/dG||**2 / (24 mean Z**2)``, the divergence of the outputs in units of their
