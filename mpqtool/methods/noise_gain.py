@@ -88,7 +88,8 @@ def noise_gains(
 
     Args:
         graph_module: A graph with quantizers at work. Statistics are frozen meanwhile.
-        batches: Inputs, positional in graph order; 512 samples in all give a rank correlation of 0.99.
+        batches: Inputs, positional in graph order. The gains of 512 samples have a rank correlation of 0.94
+            with those of 512 others (ResNet-20).
         probes: Random signs of each sample.
         seed: Seed of the signs.
         sums: How the classes are summed over; see ``sample_gains``.
