@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "QuantizeOptions",
+    "SensitivityOptions",
     "__version__",
     "bench",
     "export_onnx",
@@ -11,6 +12,7 @@ __all__ = [
     "inspect",
     "lower",
     "quantize",
+    "sensitivity",
     "verify",
 ]
 
@@ -18,12 +20,16 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from .api import bench, export_onnx, import_onnx, inspect, lower, quantize, verify
+    from .api import bench, export_onnx, import_onnx, inspect, lower, quantize, sensitivity, verify
     from .options import QuantizeOptions
+    from .sensitivity_options import SensitivityOptions
 
     __version__: str
 
-_HOMES = {name: "options" if name == "QuantizeOptions" else "api" for name in __all__}
+_HOMES = dict.fromkeys(__all__, "api") | {
+    "QuantizeOptions": "options",
+    "SensitivityOptions": "sensitivity_options",
+}
 
 # In a checkout, passes/ and runtime/ stand beside this folder, and only an installation puts them inside
 # it. Without this, `python -m pytest` in the root finds this folder first and then no mpqtool.passes.

@@ -5,11 +5,11 @@ Everything heavy is imported where it is used, so that ``inspect`` loads no torc
 
 from __future__ import annotations
 
-__all__ = ["bench", "export_onnx", "import_onnx", "inspect", "lower", "quantize", "verify"]
+__all__ = ["bench", "export_onnx", "import_onnx", "inspect", "lower", "quantize", "sensitivity", "verify"]
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpqtool.passes.targets import TARGETS
@@ -74,10 +74,7 @@ def quantize(
         ModelError, DataError, PlanError: What was given cannot be used; nothing is written.
         VerificationError: The engines disagree; no integer file is written.
     """
-    known = list(QuantizeOptions.__dataclass_fields__)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}")
+    _refuse_unknown(options, QuantizeOptions.__dataclass_fields__)
     for name, path in (("data", data), ("out", out), ("plan", options.get("plan"))):
         options[name] = None if path is None else os.fspath(path)
     settings = QuantizeOptions(method=method, **options)
@@ -221,6 +218,42 @@ def inspect(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = engine(path)
     return found
+
+
+def sensitivity(model: Path, *, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
+    """Tell what quantization of each kernel and activation does to the answers; nothing is trained.
+
+    Args:
+        model: The float ONNX file.
+        reporter: Where progress goes; None: nowhere.
+        **options: The fields of ``SensitivityOptions``.
+
+    Returns:
+        ``uniform``: for each width of all weights the ``bound`` on the share of samples whose answer changes,
+        and that share as ``measured``; both None for a model without class logits. ``groups``: every kernel,
+        and every activation, whose ``kernel`` is None, with the ``noise_gain`` of equations 2 and 3, in units
+        of the tensor, how many ``weights`` it has, and its ``sensitivity``: the noise gain times the square
+        of the step at 8 bits, by which they are sorted, the largest first. Beside these, what was given.
+
+    Raises:
+        OptionError: There is no such option, or its value is not allowed.
+        ModelError, DataError: What was given cannot be used.
+    """
+    from .sensitivity_options import SensitivityOptions
+
+    _refuse_unknown(options, SensitivityOptions.__dataclass_fields__)
+    for name in ("data", "csv", "plot"):
+        options[name] = None if options.get(name) is None else os.fspath(options[name])
+    settings = SensitivityOptions(**options)
+    from .run_sensitivity import sensitivity as engine
+
+    return engine(pathlib.Path(model), settings, reporter or Reporter(silent=True))
+
+
+def _refuse_unknown(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}")
 
 
 def bench(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Job", "prepare"]
+__all__ = ["Job", "nothing_to_quantize", "prepare"]
 
 import contextlib
 import dataclasses
@@ -154,7 +154,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     folded = pipelines.fold_batch_norm(model)
     plan = _place(folded, options)
     if not plan.weights:
-        raise ModelError(_nothing_to_quantize(path, folded))
+        raise ModelError(nothing_to_quantize(path, folded))
     placed = {entry.name for entry in plan.weights}
     if options.plan is not None:
         plan = Plan.load(options.plan)
@@ -195,7 +195,8 @@ def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     )
 
 
-def _nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:
+def nothing_to_quantize(path: pathlib.Path, folded: ir.Model) -> str:
+    """Say why no tensor of a model gets a quantizer."""
     operators = sorted({row.op for row in cost.layers(folded)})
     lacking = (
         f"its layers ({', '.join(operators)}) have no integer form yet"

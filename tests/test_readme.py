@@ -28,7 +28,7 @@ def test_first_two_blocks_are_the_two_commands() -> None:
 def test_every_command_and_option_named_exists() -> None:
     assert set(re.findall(r"^\| `mpqtool (\w+)", TEXT, re.M)) == set(cli.list_commands(click.Context(cli)))
     runner = CliRunner(env={"COLUMNS": "200"})
-    names = ("quantize", "lower", "verify", "bench", "export")
+    names = ("quantize", "lower", "verify", "bench", "export", "sensitivity")
     shown = "".join(runner.invoke(cli, [name, "--help"]).stdout for name in names)
     for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)) - {"--help"}:
         assert option in shown, option

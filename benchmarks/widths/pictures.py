@@ -5,9 +5,7 @@ from __future__ import annotations
 __all__ = ["accuracy_over_bitops", "widths_over_steps"]
 
 import dataclasses
-import importlib.resources
 import pathlib
-import re
 from statistics import fmean
 
 from common.page import spread
@@ -15,6 +13,7 @@ from common.svg import document, text
 
 from mpqtool.report.log import read
 from mpqtool.report.panel import bounds, ticks
+from mpqtool.report.standalone import standalone
 from mpqtool.report.widths import chart
 
 from .runs import Bench, Run
@@ -101,17 +100,4 @@ def accuracy_over_bitops(bench: Bench) -> str | None:
 def widths_over_steps(log: pathlib.Path) -> str | None:
     """The paper's figure 1, of one run; None where its log has too little for one."""
     drawn = chart(read(log))
-    if drawn is None:
-        return None
-    start, rest = str(drawn).split(">", 1)
-    return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{_style()}</style>{rest}\n'
-
-
-def _style() -> str:
-    """What the report says of pictures, in daylight; not every viewer of a lone file knows ``var``."""
-    page = importlib.resources.files("mpqtool.report").joinpath("page.html").read_text(encoding="utf-8")
-    light, _, _ = page.partition("@media")
-    colors = dict(re.findall(r"(--[\w-]+): (#\w+);", light))
-    rules = re.findall(r"^svg .*", page, re.MULTILINE)
-    filled = re.sub(r"var\((--[\w-]+)\)", lambda match: colors[match[1]], "".join(rules))
-    return "svg{background:#fff}" + filled
+    return None if drawn is None else standalone(str(drawn))

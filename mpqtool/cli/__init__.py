@@ -14,7 +14,7 @@ import rich_click as click
 
 from mpqtool.errors import OptionError, UnsupportedOpError, user_error
 
-_COMMANDS = ("quantize", "lower", "verify", "inspect", "bench", "export", "report", "doctor")
+_COMMANDS = ("quantize", "lower", "verify", "inspect", "sensitivity", "bench", "export", "report", "doctor")
 _TALKATIVE = ("onnx_ir", "onnxscript")
 """Libraries whose warnings, about steps of ours, would stand between the lines of a command."""
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

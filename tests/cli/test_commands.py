@@ -22,7 +22,7 @@ from mpqtool.coverage import LoweredLayers
 from mpqtool.errors import ModelError
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "digits.onnx"
-COMMANDS = ("quantize", "lower", "verify", "inspect", "bench", "export", "report", "doctor")
+COMMANDS = ("quantize", "lower", "verify", "inspect", "sensitivity", "bench", "export", "report", "doctor")
 
 
 def _run(*arguments: str) -> Any:

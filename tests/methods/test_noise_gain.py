@@ -1,115 +1,169 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from gains import CLASSES, KINDS, brute_force, network, samples
 
-from mpqtool.importer.conv import any_conv
-from mpqtool.methods.noise_gain import noise_gains
-from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
-from mpqtool.quantizers.attach import attach, weight_quantizers
+from mpqtool.errors import OptionError
+from mpqtool.methods import noise_gain, per_sample
+from mpqtool.methods.noise_gain import noise_gains, sample_gains
+from mpqtool.quantizers.attach import weight_quantizers
 
-
-def _network(*, groups: int = 1, classes: int = 4, auto_pad: str | None = None) -> fx.GraphModule:
-    """conv -> relu -> linear over the flattened map, quantized at 8 bits."""
-    root = nn.Module()
-    generator = torch.Generator().manual_seed(0)
-    root.w0 = nn.Parameter(torch.randn(4, 2 // groups, 3, 3, generator=generator))
-    root.w1 = nn.Parameter(torch.randn(classes, 4 * 9, generator=generator) / 6)
-    graph = fx.Graph()
-    nodes = {"x": graph.placeholder("x"), "w0": graph.get_attr("w0"), "w1": graph.get_attr("w1")}
-    inputs = (nodes["x"], nodes["w0"], None, (2, 2))
-    if auto_pad is None:
-        conv = graph.call_function(F.conv2d, (*inputs, (1, 1), (1, 1), groups))
-    else:
-        conv = graph.call_function(any_conv, (*inputs, None, None, groups, auto_pad))
-    nodes["a"] = graph.call_function(F.relu, (conv,))
-    flat = graph.call_function(torch.flatten, (nodes["a"], 1))
-    nodes["y"] = graph.call_function(F.linear, (flat, nodes["w1"]))
-    graph.output((nodes["y"],))
-    for name, node in nodes.items():
-        node.meta["onnx_name"] = name
-    module = fx.GraphModule(root, graph)
-    plan = Plan(
-        weights=[
-            WeightQuant(name="w0", bits=(8,) * 4, grid=Grid.ODD),
-            WeightQuant(name="w1", bits=(8,) * classes, grid=Grid.ODD),
-        ],
-        activations=[ActivationQuant(name="a", bits=8, scale=0.05, zero_point=0)],
-    )  # fmt: skip
-    attach(module, plan)
-    parameters = dict(module.named_parameters())
-    for quantizer in weight_quantizers(module):
-        quantizer.fit(parameters[quantizer.name])
-    return module
+EVERY = range(1, CLASSES)
+CLOSE = {"rtol": 1e-4, "atol": 1e-9}  # the same float32 sums in another order
 
 
-def _brute_force(module: fx.GraphModule, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Equations 2 and 3, one backward pass per sample and class, margins not floored."""
-    parameters = [dict(module.named_parameters())[name] for name in ("w0", "w1")]
-    total = {"w0": torch.zeros(4), "w1": torch.zeros(len(parameters[1]))}
-    for sample in x.split(1):
-        logits = module(sample)[0][0]
-        answer = int(logits.argmax())
-        for other in range(len(logits)):
-            if other == answer:
-                continue
-            difference = logits[other] - logits[answer]
-            grads = torch.autograd.grad(difference, parameters, retain_graph=True)
-            for name, grad in zip(total, grads, strict=True):
-                total[name] += grad.square().flatten(1).sum(1) / (24 * difference.detach() ** 2) / len(x)
-    return total
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_are_those_of_one_backward_pass_per_sample_and_class(kind: str) -> None:
+    module, x = network(kind), samples(7, kind=kind)
+    found = sample_gains(module, [(x[:3],), (x[3:],)], sums="ranks", floored=False)
+    expected = brute_force(module, x, ranks=EVERY)
+    assert len(expected) == 2
+    for name, gains in expected.items():
+        torch.testing.assert_close(found.of[name], gains, **CLOSE)
 
 
-@pytest.mark.parametrize(("groups", "auto_pad"), [(1, None), (2, None), (1, "SAME_LOWER")])
-def test_matches_one_backward_pass_per_sample_and_class(groups: int, auto_pad: str | None) -> None:
-    module = _network(groups=groups, auto_pad=auto_pad).eval()
-    x = torch.randn(60, 2, 6, 6, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():  # keep samples whose margins the floor would not touch
-        top = module(x)[0].topk(2).values
-    margins = top[:, 0] - top[:, 1]
-    x = x[margins > margins.quantile(0.5)]
-    expected = _brute_force(module, x)
-    gains = noise_gains(module, [(x[:10],), (x[10:],)], probes=400)
-    # 400 random sign vectors estimate each squared norm within a few percent; the floor is the 5th
-    # percentile of the margins, so two of the 30 samples count a little less than they should.
-    for name, gain in gains.weights.items():
-        torch.testing.assert_close(gain.float(), expected[name], rtol=0.15, atol=0)
-    assert gains.from_classes
+@pytest.mark.parametrize(
+    ("given", "ranks"),
+    [
+        pytest.param({"sums": "runner-up"}, [1], id="runner-up"),
+        pytest.param({"sums": "ranks", "ranks": 2}, [1, 2], id="first-two"),
+        pytest.param({"sums": "ranks", "ranks": 99}, EVERY, id="more-than-there-are"),
+    ],
+)
+def test_margins_count_as_the_5th_percentile_of_the_smallest_at_least(given, ranks) -> None:  # type: ignore[no-untyped-def]
+    module, x = network(), samples(30)
+    with torch.no_grad():
+        top = module(x)[0].sort(descending=True).values
+    floor = float(np.quantile((top[:, 0] - top[:, 1]).numpy(), 0.05))
+    expected = brute_force(module, x, ranks=ranks, floor=floor)
+    found = noise_gains(module, [(x,)], **given)
+    assert found.from_classes
+    for name, gains in expected.items():
+        torch.testing.assert_close(found.weights[name], gains.double().mean(0), **CLOSE)
 
 
-def test_probes_are_reproducible_and_seeded() -> None:
-    module = _network()
-    x = torch.randn(16, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+def test_random_signs_give_the_exact_sum_on_average() -> None:
+    module, x = network(), samples(20)
+    exact = noise_gains(module, [(x,)], sums="ranks")
+    found = noise_gains(module, [(x,)], probes=400)
+    for name, gains in exact.weights.items():
+        # one vector of signs is off by about 20 %, so 400 by 1 %
+        torch.testing.assert_close(found.weights[name], gains, rtol=0.05, atol=0)
+    assert found.activations == pytest.approx(exact.activations, rel=0.05)
+
+
+def test_with_two_classes_all_ways_are_one() -> None:
+    module, x = network(classes=2), samples(9)
+    signs, ranks, second = (noise_gains(module, [(x,)], sums=s) for s in ("signs", "ranks", "runner-up"))
+    for other in (ranks, second):
+        assert other.activations == pytest.approx(signs.activations, rel=1e-5)
+        for name, gains in signs.weights.items():
+            torch.testing.assert_close(other.weights[name], gains, **CLOSE)
+
+
+@pytest.mark.parametrize("sums", ["signs", "ranks", "runner-up"])
+def test_division_into_batches_and_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch, sums: str) -> None:
+    module, x = network("groups"), samples(13, kind="groups")
+    whole = sample_gains(module, [(x,)], sums=sums)
+    monkeypatch.setattr(noise_gain, "_CHUNK", 4)
+    monkeypatch.setattr(noise_gain, "_TOGETHER", 1)
+    monkeypatch.setattr(per_sample, "_COLUMNS", 1)  # a sample at a time
+    parts = sample_gains(module, [(x[:6],), (x[6:],)], sums=sums)
+    assert set(parts.of) == {"x", "w", "r", "v"}
+    for name, gains in whole.of.items():
+        torch.testing.assert_close(parts.of[name], gains, **CLOSE)
+
+
+def test_signs_are_reproducible_and_seeded() -> None:
+    module, x = network(), samples(16)
     first, again, other = (noise_gains(module, [(x,)], seed=seed) for seed in (3, 3, 4))
-    assert torch.equal(first.weights["w0"], again.weights["w0"])
+    assert torch.equal(first.weights["w"], again.weights["w"])
     assert first.activations == again.activations
-    assert not torch.equal(first.weights["w0"], other.weights["w0"])
+    assert not torch.equal(first.weights["w"], other.weights["w"])
 
 
 def test_activation_gain_is_the_squared_gradient_at_the_quantizer() -> None:
-    module = _network(classes=2).eval()
-    x = torch.randn(1, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+    module, x = network(classes=2), samples(1)
     logits = module(x)[0][0]
-    # Two classes: d(Z_1 - Z_0)/da is the difference of the two rows of the last matrix.
-    quantizer = weight_quantizers(module)[1]
-    w1 = quantizer(dict(module.named_parameters())["w1"])
-    expected = (w1[0] - w1[1]).square().sum() / (24 * (logits[0] - logits[1]) ** 2)
-    gains = noise_gains(module, [(x,)], probes=1)
-    assert gains.activations["a"] == pytest.approx(float(expected.detach()), rel=1e-4)
+    # Two classes: d(Z_1 - Z_0)/dr is the difference of the two rows of the last matrix.
+    (quantizer,) = (q for q in weight_quantizers(module) if q.name == "v")
+    v = quantizer(dict(module.named_parameters())["v"])
+    expected = (v[0] - v[1]).square().sum() / (24 * (logits[0] - logits[1]) ** 2)
+    assert noise_gains(module, [(x,)]).activations["r"] == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_of_the_float_network_quantizers_only_name_tensors() -> None:
+    module, x = network(), samples(6)
+    plain = network()
+    for quantizer in weight_quantizers(module):
+        quantizer.bits.fill_(1)
+        quantizer.scale.fill_(torch.nan)
+    for node in list(plain.graph.nodes):
+        if node.op == "call_module":
+            node.replace_all_uses_with(node.args[0])
+            plain.graph.erase_node(node)
+    plain.recompile()
+    found = sample_gains(module, [(x,)], sums="ranks", floored=False, quantized=False)
+    for name, gains in brute_force(plain, x, ranks=EVERY).items():
+        torch.testing.assert_close(found.of[name], gains, **CLOSE)
+    assert found.of["x"].shape == found.of["r"].shape == (6,)
+
+
+def test_exact_ties_are_skipped_without_a_floor() -> None:
+    module, x = network(), samples(5)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name in ("v", "b"):  # every class has a twin
+            parameters[name][2:] = parameters[name][:2]
+    (quantizer,) = (q for q in weight_quantizers(module) if q.name == "v")
+    quantizer.fit(parameters["v"])
+    found = sample_gains(module, [(x,)], sums="ranks", floored=False)
+    expected = brute_force(module, x, ranks=[2, 3])  # the twin of the answer comes second
+    torch.testing.assert_close(found.of["w"], expected["w"], **CLOSE)
+
+
+@pytest.mark.parametrize("tail", ["y = Softmax (z)", "y = Softmax <axis = 1> (z)"])
+def test_a_last_softmax_is_left_out(tail: str) -> None:
+    x = samples(8)
+    plain, with_softmax = network(), network(tail=tail, output="y")
+    found = noise_gains(with_softmax, [(x,)])
+    with torch.no_grad():
+        assert float(with_softmax(x)[0].sum(1).mean()) == pytest.approx(1)
+    assert torch.equal(found.weights["w"], noise_gains(plain, [(x,)]).weights["w"])
 
 
 def test_outputs_that_are_not_classes_use_the_fisher_form() -> None:
-    module = _network(classes=1)
-    x = torch.randn(8, 2, 6, 6, generator=torch.Generator().manual_seed(1))
-    gains = noise_gains(module, [(x,)])
-    assert not gains.from_classes
-    assert all(bool((gain > 0).any()) for gain in gains.weights.values())
+    module, x = network(classes=1), samples(70)
+    found = noise_gains(module, [(x,)])
+    assert not found.from_classes
+    output, w = module(x)[0], dict(module.named_parameters())["w"]
+    squares = [
+        torch.autograd.grad(y, w, retain_graph=True)[0].square().flatten(1).sum(1) for y in output[:, 0]
+    ]
+    expected = torch.stack(squares).mean(0) / (24 * output.square().mean())
+    torch.testing.assert_close(found.weights["w"].float(), expected.detach(), **CLOSE)
 
 
-def test_running_statistics_and_mode_are_left_alone() -> None:
-    module = _network().train()
-    noise_gains(module, [(torch.randn(8, 2, 6, 6),)])
+def test_signs_of_several_outputs_do_not_depend_on_batches() -> None:
+    module, x = network(classes=1), samples(12)
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    relu = next(node for node in module.graph.nodes if node.meta.get("onnx_name") == "r")
+    output.args = ((*output.args[0], relu),)
+    module.recompile()
+    whole, parts = (sample_gains(module, batches) for batches in ([(x,)], [(x[:5],), (x[5:],)]))
+    torch.testing.assert_close(whole.of["w"], parts.of["w"], **CLOSE)
+
+
+@pytest.mark.parametrize("sums", ["ranks", "runner-up"])
+def test_sums_over_classes_need_classes(sums: str) -> None:
+    with pytest.raises(OptionError, match=r"needs class logits.* \(3, 1\)\. Choose sums 'signs'"):
+        noise_gains(network(classes=1), [(samples(3),)], sums=sums)
+
+
+def test_statistics_and_mode_are_left_alone() -> None:
+    module = network().train()
+    noise_gains(module, [(samples(8),)])
     assert module.training
     assert all(parameter.grad is None for parameter in module.parameters())

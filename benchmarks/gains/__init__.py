@@ -1,0 +1,1 @@
+"""What sensitivities cost, whether their bound holds, and whether their approximations agree."""
