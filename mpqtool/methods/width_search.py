@@ -76,6 +76,10 @@ class WidthSearch:
     def _open(self) -> list[Variable]:
         return [variable for variable in self.variables if not variable.width.is_settled]
 
+    @property
+    def _patience(self) -> int:
+        return max(round(_PATIENCE * self.settings.steps), _LEAST_PATIENCE)
+
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs; JSON."""
         widths = [dataclasses.asdict(variable.width) for variable in self.variables]
@@ -113,7 +117,7 @@ class WidthSearch:
         shown = self._update(loss) if self.step % EVERY == 0 else {}
         if self.step >= self.settings.steps:
             for variable in self._open:
-                variable.width.settle("budget")
+                variable.width.settle_by_budget(step=self.step, patience=self._patience)
                 variable.use(variable.width.bits)
                 log_settled(self.reporter, self.step, variable)
         if not self._open:
@@ -147,13 +151,12 @@ class WidthSearch:
             trial.observe(here - other, reduce(trial.end_watch(), "sum").tolist())
         bits = self.hardware.bits()  # all slopes are those of one point
         slopes = [(variable, self._slope(variable, bits)) for variable in self._open]
-        patience = max(round(_PATIENCE * self.settings.steps), _LEAST_PATIENCE)
         for variable, slope in slopes:
             if slope is None:
                 continue
             width, before = variable.width, variable.width.bits
             width.descend(slope, steps=EVERY, step=self.step)
-            width.settle_if_done(step=self.step, patience=patience)
+            width.settle_if_done(step=self.step, patience=self._patience)
             if width.bits != before:
                 variable.use(width.bits)
             if width.reason is not None:

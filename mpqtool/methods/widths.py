@@ -36,6 +36,7 @@ class Width:
         bracket: Mean of the last measurements of ``L(bits) - L(bits - 1)`` since ``bits`` changed, or N
             was whole; 0 before the first.
         measured: How many there were.
+        gradient: The last one that N was asked to follow.
         slope: Moving average of the gradient, as far as N followed it; None before the first.
         oscillations: Changes of ``bits`` back to where they came from, without another between.
         pair: The two numbers of bits it last changed between; None: it has not changed.
@@ -50,6 +51,7 @@ class Width:
     bits: int = 0
     bracket: float = 0.0
     measured: int = 0
+    gradient: float = 0.0
     slope: float | None = None
     oscillations: int = 0
     pair: tuple[int, int] | None = None
@@ -92,6 +94,7 @@ class Width:
             steps: How many steps this stands for.
             step: The present step.
         """
+        self.gradient = gradient
         move, before = max(-_MOST_AT_ONCE, min(_MOST_AT_ONCE, -self.rate * steps * gradient)), self.value
         self.value = max(float(self.least), min(float(self.most), before + move))
         followed = (before - self.value) / (self.rate * steps)  # at an end, a steep slope moves nothing
@@ -128,6 +131,17 @@ class Width:
             self.settle("oscillation")
         elif rests and step - self.changed >= patience:
             self.settle("stall")
+
+    def settle_by_budget(self, *, step: int, patience: int) -> None:
+        """Settle what is not done when its steps are over.
+
+        What came down within the patience, and is not known to stay there, would have begun to go to and fro:
+        it takes the larger number of bits, as what did.
+        """
+        came_down = self.pair is not None and self.bits == min(self.pair) and step - self.changed < patience
+        if self.pair is not None and came_down and (not self.measured or self.gradient < 0):
+            self.bits = max(self.pair)
+        self.settle("budget")
 
     def would_fall(self, steps: int) -> bool:
         """Whether it would have lost a bit in so many steps more, as it was falling when it had to stop."""

@@ -270,3 +270,26 @@ def test_what_came_to_rest_does_not_fall() -> None:
     width = Width(6.5, 1, 8, rate=0.005, slope=1.0)
     width.settle("stall")
     assert not width.would_fall(10**6)
+
+
+@pytest.mark.parametrize(
+    ("brackets", "step", "bits"),
+    [
+        ([], 20, 4),  # nothing is known of 3 bits
+        ([-2.0], 20, 4),  # 2 bits would cost more than they save: N is on its way up again
+        ([-0.5], 20, 3),  # it falls on
+        ([-2.0], 200, 3),  # it came down long ago
+    ],
+)
+def test_what_came_down_just_before_the_end_has_to_be_known_to_stay(
+    brackets: list[float], step: int, bits: int
+) -> None:
+    width = Width(value=3.2, least=1, most=8, rate=0.05)
+    width.descend(0.75, steps=STEPS, step=8)
+    assert (width.value, width.bits) == (pytest.approx(2.9), 3)
+    for bracket in brackets:
+        width.observe(bracket)
+        width.descend(bracket + 1.0, steps=1, step=16)
+        assert width.bits == 3
+    width.settle_by_budget(step=step, patience=100)
+    assert (width.bits, width.reason) == (bits, "budget")
