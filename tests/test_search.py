@@ -16,6 +16,7 @@ from mpqtool.job import Job, prepare
 from mpqtool.methods.adaqat import AdaQat
 from mpqtool.methods.impq import Impq
 from mpqtool.methods.lsq import Lsq
+from mpqtool.methods.selection import Step
 from mpqtool.optimization import Recipe
 from mpqtool.options import METHODS, QuantizeOptions
 from mpqtool.passes.plan import Grid
@@ -84,14 +85,31 @@ def test_settings_of_impq(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
     options = {"start_bits": "W5A7", "target_bits": "W2.5A4", "max_drop": 2.5, "seed": 3, "epochs": 1}
     _, begun = _begun(model, monkeypatch, method="impq", **options)
     settings = begun.settings
-    assert (settings.target_weights, settings.target_activations) == (2.5, 4)
-    assert (settings.max_drop, settings.seed, settings.epochs) == (2.5, 3, 1)
-    assert settings.fixed_activations == {"x"}
+    reduction = settings.reduction
+    assert settings.budgets.limits == {"weights": 2.5, "activations": 4}
+    assert (settings.max_drop, reduction.seed, settings.epochs) == (2.5, 3, 1)
+    assert reduction.fixed - settings.budgets.free == {"x"}
+    assert (reduction.granularity, reduction.costs, reduction.step) == ("kernel", (), Step())
     assert {w.grid for w in weight_quantizers(begun.network)} == {Grid.ODD}
     assert {b for w in weight_quantizers(begun.network) for b in w.bits.tolist()} == {5}
-    fixed = settings.free_activations | settings.fixed_activations
-    multiplied = [a for a in activation_quantizers(begun.network) if a.name not in fixed]
+    multiplied = [a for a in activation_quantizers(begun.network) if a.name not in reduction.fixed]
     assert {int(a.bits) for a in multiplied} == {7}
+
+
+def test_more_settings_of_impq(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "granularity": "layer", "sensitivity": "repo", "rank": "macs", "step_groups": 9, "clip": "max",
+        "activation_clip": "6sigma", "first": "activations", "target_size": 100, "target_bitops": 1e5,
+    }  # fmt: skip
+    job, begun = _begun(model, monkeypatch, method="impq", **options)
+    settings, reduction = begun.settings, begun.settings.reduction
+    assert settings.budgets.limits == {"size": 100, "bitops": 1e5}
+    assert settings.first == "activations"
+    assert begun.order == ["activations", "weights"]
+    assert reduction.step == Step(groups=9)
+    assert [cost.weight for cost in reduction.costs] == [entry.name for entry in job.plan.weights]
+    for name in ("granularity", "sensitivity", "rank", "clip", "activation_clip"):
+        assert getattr(reduction, name) == options[name]
 
 
 def _weights(begun: Lsq | Impq) -> list[LsqWeightQuantizer]:
@@ -150,7 +168,7 @@ def test_settings_of_adaqat(
     )
     settings, search_settings = begun.settings, begun.settings.search
     assert dataclasses.asdict(search_settings) == {
-        "balance": 0.25, "weights": weights, "activations": activations, "seed": 5, "least_weights": 1,
+        "balance": 0.25, "weights": weights, "activations": activations, "least_weights": 1,
         "least_activations": 2, "steps": begun.trainer.steps(6),
     }  # fmt: skip
     assert begun.trainer.steps(6) == 6 * begun.trainer.steps_per_epoch

@@ -45,11 +45,14 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
-@_panel("Search (--method impq, adaqat)", "start_bits")
-@_panel("IMPQ (--method impq)", "target_bits", "max_drop")
+@_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
 @_panel(
-    "AdaQAT (--method adaqat)",
-    "lambda_", "granularity", "activation_granularity", "hardware", "from_scratch",
+    "IMPQ (--method impq)",
+    "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+    "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip",
+)  # fmt: skip
+@_panel(
+    "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
 @_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
 @_panel(
@@ -86,17 +89,66 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "start_bits", metavar="WnAn",
     help="Uniform widths that the search starts from.  [default: impq W4A8; adaqat W8A8]",
 )  # fmt: skip
-@_option("target_bits", metavar="WnAn", help="Effective widths to stop at; fractions are allowed.")
+@_option(
+    "target_bits", metavar="WnAn",
+    help="Effective widths to stop at; fractions are allowed.  [default: W3A6; none beside another target]",
+)  # fmt: skip
+@_option(
+    "target_size", type=int, metavar="BYTES",
+    help="Bytes of all weights to stop at, as bytes.weights_owed of result.json has them.",
+)  # fmt: skip
+@_option(
+    "target_bitops", type=float, metavar="N",
+    help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
+    "first goes half of the way, as factors go.",
+)  # fmt: skip
 @_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option("first", help="What bits are taken from first.")
+@_option(
+    "sensitivity",
+    help="What a bit less of a group costs. bound: its term in the bound on the mismatch probability. paper: "
+    "equations 4 and 5, which leave out the range. repo: the authors' code, with mean magnitudes.",
+)
+@_option(
+    "rank",
+    help="What that is divided by. bits: bits of storage saved. macs: multiply-accumulates saved, times the "
+    "bits of the other operand. group: nothing, as in the paper.",
+)
+@_option(
+    "step_groups", type=int, metavar="N",
+    help="Groups that lose a bit in one iteration.  [default: 50 % of the eligible ones three times, 25 %, "
+    "then 15 %]",
+)  # fmt: skip
+@_option(
+    "step_sensitivity", type=float, metavar="M", help="Instead: all groups with a sensitivity up to this."
+)
+@_option(
+    "step_mismatch", type=float, metavar="P",
+    help="Instead: as many as add no more than this to the bound on the mismatch probability.",
+)  # fmt: skip
 @_option(
     "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+)
+@_option(
+    "clip",
+    help="Where kernels are clipped. mse: least squared error. 4rms: 4 root mean squares, as in the paper. "
+    "max: nowhere, as in the authors' code.",
+)
+@_option(
+    "activation_clip",
+    help="Where the clip of an activation behind ReLU starts; training moves it. mse: least squared error. "
+    "6sigma: mean and six standard deviations before it, of BatchNormalization or measured.",
 )
 @_option(
     "lambda_", type=float,
     help="Price of bits, in units of the loss, times weight bits times activation bits: the larger, the "
     "fewer bits.",
 )  # fmt: skip
-@_option("granularity", help="What has a width of its weights: the network, each layer, or each kernel.")
+@_option(
+    "granularity",
+    help="What has a width of its weights: the network, each layer, or each kernel.  [default: impq kernel; "
+    "adaqat network]",
+)
 @_option(
     "activation_granularity",
     help="What has a width of its activations; auto: the network if --granularity is, else each layer.",
