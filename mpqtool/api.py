@@ -78,7 +78,12 @@ def quantize(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise OptionError(f"There is no option {', '.join(map(repr, unknown))}; options: {', '.join(known)}")
-    for name, path in (("data", data), ("out", out), ("plan", options.get("plan"))):
+    for name, path in (
+        ("data", data),
+        ("out", out),
+        ("plan", options.get("plan")),
+        ("start_plan", options.get("start_plan")),
+    ):
         options[name] = None if path is None else os.fspath(path)
     settings = QuantizeOptions(method=method, **options)
     from .pipeline import run

@@ -25,7 +25,8 @@ METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
         ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
-         "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip"), ("impq",)
+         "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip", "start_plan",
+         "take"), ("impq",)
     ),
     "granularity": ("impq", "adaqat"),
     **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),

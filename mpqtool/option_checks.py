@@ -46,6 +46,10 @@ def check_together(options: QuantizeOptions) -> None:
             f"config {options.config!r} learns offsets, which method 'lsq' has not; choose method 'lsq+', "
             "or config auto, 1 or 2"
         )
+    if options.start_plan is not None and options.start_bits is not None:
+        raise OptionError("start_plan has the widths to start from, as start_bits has; leave one out")
+    if options.take is not None and options.resume:
+        raise OptionError("take makes files of an iteration that is there, resume goes on; leave one out")
     given = [name for name in STEPS if getattr(options, name) is not None]
     if len(given) > 1:
         raise OptionError(f"{given[0]} and {given[1]} are two rules for one thing; leave one out")
@@ -67,7 +71,8 @@ def check_widths(options: QuantizeOptions) -> None:
     Raises:
         OptionError: It is not so.
     """
-    start, uniform = parse_bits(options.start_bits), parse_bits(options.bits)
+    uniform = parse_bits(options.bits)
+    start = (8.0, 8.0) if options.start_bits is None else parse_bits(options.start_bits)
     target = start if options.target_bits is None else parse_bits(options.target_bits)
     for name, widths in (("start_bits", start), ("bits", uniform)):
         if any(width != int(width) for width in widths):
@@ -93,7 +98,7 @@ def check_numbers(options: QuantizeOptions) -> None:
     Raises:
         OptionError: It is not so.
     """
-    for name in ("seed", "epochs", "max_drop", "weight_decay"):
+    for name in ("seed", "take", "epochs", "max_drop", "weight_decay"):
         _at_least(options, name, 0)
     for name in ("epoch_samples", "batch_size", "accumulate", "patience", "step_groups", "target_size"):
         _at_least(options, name, 1)

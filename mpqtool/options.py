@@ -63,6 +63,10 @@ class QuantizeOptions:
         std: What pixels are divided by after that, one value per channel or one for all.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         plan: Plan file to apply as it is, without training.
+        start_plan: Plan file whose widths and scales the search starts from, in place of uniform
+            ``start_bits``; the model may be the QDQ file it belongs to, for its weights.
+        take: Number of an iteration that an earlier run kept in ``out``: it is made into files, without
+            another search. The other options are those of that run.
         seed: Seed of every random choice.
         start_bits: Uniform widths the search starts from: impq ``W4A8``, weights 4, activations 8; adaqat
             ``W8A8``.
@@ -140,8 +144,10 @@ class QuantizeOptions:
     std: tuple[float, ...] | None = None
     out: str | None = None
     plan: str | None = None
+    start_plan: str | None = None
+    take: int | None = None
     seed: int = 0
-    start_bits: str = None  # type: ignore[assignment]  # __post_init__ puts widths here
+    start_bits: str | None = None
     target_bits: str | None = None
     target_size: int | None = None
     target_bitops: float | None = None
@@ -210,7 +216,8 @@ class QuantizeOptions:
         )
         others = (self.target_size, self.target_bitops)
         fitting = {
-            "start_bits": START_BITS.get(self.method, "W8A8"), "epochs": epochs, "lr": rates[self.optimizer],
+            "start_bits": START_BITS.get(self.method, "W8A8") if self.start_plan is None else None,
+            "epochs": epochs, "lr": rates[self.optimizer],
             "target_bits": TARGET_BITS if others == (None, None) else None,
             "granularity": GRANULARITY.get(self.method, "network"),
         }  # fmt: skip

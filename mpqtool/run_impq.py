@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["impq"]
+__all__ = ["impq", "impq_network", "taken"]
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
 
 from mpqtool.importer import import_graph
+from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.place import free_values
 
+from .checkpoint import Checkpoint
 from .coverage import open_sizes
 from .errors import OptionError
 from .hardware import layer_costs
@@ -33,7 +41,7 @@ def impq(job: Job, trainer: Trainer) -> Impq:
     measure, float_metric = held_out_metric(job, trainer)
     options, free = job.options, free_values(job.folded)
     return Impq(
-        attach(import_graph(job.model), job.plan),
+        impq_network(job),
         trainer,
         held_out=measure,
         batches=tuning_batches(job, trainer),
@@ -48,7 +56,45 @@ def impq(job: Job, trainer: Trainer) -> Impq:
         ),
         reporter=job.reporter,
         save=lambda checkpoint: job.save("search", checkpoint),
+        keep=job.keep,
     )
+
+
+def impq_network(job: Job) -> fx.GraphModule:
+    """The network that IMPQ trains: quantizers without numbers, or with those of ``--start-plan``.
+
+    Scales of a plan are in units of the folded weights; here BatchNormalization is not folded. Shifts are
+    for files, and are found anew. Offsets, which IMPQ has not, are rounded to whole codes.
+    """
+    factors = batch_norm_factors(job.model)
+    weights = [
+        entry.model_copy(update={"scale": _unfolded_scale(entry.scale, factors.get(entry.name)), "shift": 0})
+        for entry in job.plan.weights
+    ]
+    activations = [entry.snapped() for entry in job.plan.activations]
+    rounded = sum(bool(entry.offset) for entry in job.plan.activations)
+    if rounded:
+        job.reporter.say(f"offsets of {rounded} activations are rounded to whole codes: IMPQ learns none")
+    return attach(import_graph(job.model), job.plan.replaced(weights=weights, activations=activations))
+
+
+def _unfolded_scale(
+    scale: tuple[float, ...] | None, factor: NDArray[np.float32] | None
+) -> tuple[float, ...] | None:
+    """Scales of kernels before BatchNormalization multiplies them; of those it makes 0, as they are."""
+    if scale is None or factor is None:
+        return scale
+    size = np.where(factor == 0, 1, np.abs(factor))
+    return tuple((np.asarray(scale) / size).tolist())
+
+
+def taken(job: Job, checkpoint: Checkpoint) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
+    """The network of an iteration that was kept, and the history up to it."""
+    network = impq_network(job)
+    network.load_state_dict(checkpoint.tensors)
+    history: list[dict[str, Any]] = checkpoint.state["history"]
+    job.reporter.say(f"iteration {history[-1]['iteration']} is taken as it was kept")
+    return network, history
 
 
 def _reduction(job: Job, free: frozenset[str]) -> ReductionSettings:

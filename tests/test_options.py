@@ -86,6 +86,15 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"step_groups": 0}, "step_groups must be at least 1, got 0"),
         ({"step_sensitivity": 0.0}, "step_sensitivity must be positive and finite, got 0.0"),
         ({"step_mismatch": float("inf")}, "step_mismatch must be positive and finite, got inf"),
+        ({"take": -1}, "take must be at least 0, got -1"),
+        (
+            {"take": 2, "resume": True},
+            "take makes files of an iteration that is there, resume goes on; leave",
+        ),
+        (
+            {"start_plan": "p.json", "start_bits": "W4A8"},
+            "start_plan has the widths to start from, as start_bits has; leave one out",
+        ),
         ({"target_size": 0}, "target_size must be at least 1, got 0"),
         ({"target_bitops": -1.0}, "target_bitops must be positive and finite, got -1.0"),
         (
@@ -151,7 +160,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     assert said.keys() == METHODS_OF.keys()
     words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
-    words |= dict.fromkeys(("target_size", "target_bitops", *STEPS), "none")
+    words |= dict.fromkeys(("target_size", "target_bitops", "start_plan", "take", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values())}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
@@ -173,7 +182,7 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma",
+    "activation_clip": "6sigma", "start_plan": "plan.json", "take": 3,
 }  # fmt: skip
 
 
@@ -243,6 +252,7 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
         ({"target_bitops": 9}, None),
         ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
         ({"method": "lsq"}, "W3A6"),
+        ({"start_plan": "p.json"}, "W3A6"),
     ],
 )
 def test_target_bits_are_the_budget_where_no_other_is_given(

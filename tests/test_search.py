@@ -19,6 +19,7 @@ from mpqtool.methods.lsq import Lsq
 from mpqtool.methods.selection import Step
 from mpqtool.optimization import Recipe
 from mpqtool.options import METHODS, QuantizeOptions
+from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers import ActivationQuantizer, Gain, LsqWeightQuantizer, OffsetQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
@@ -110,6 +111,36 @@ def test_more_settings_of_impq(model: pathlib.Path, monkeypatch: pytest.MonkeyPa
     assert [cost.weight for cost in reduction.costs] == [entry.name for entry in job.plan.weights]
     for name in ("granularity", "sensitivity", "rank", "clip", "activation_clip"):
         assert getattr(reduction, name) == options[name]
+
+
+def test_a_search_goes_on_from_the_scales_of_a_plan(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    job, _ = _begun(model, monkeypatch, method="impq")
+    rng = np.random.default_rng(1)
+    weights = [
+        entry.model_copy(update={"scale": tuple(rng.uniform(0.1, 1, len(entry.bits))), "shift": 2})
+        for entry in job.plan.weights
+    ]
+    given = job.plan.replaced(weights=[*weights[:-1], job.plan.weights[-1]])  # the last is left open
+    (tmp_path / "plan.json").write_text(given.to_json())
+
+    job, begun = _begun(model, monkeypatch, method="impq", start_plan=str(tmp_path / "plan.json"))
+
+    assert job.plan == given
+    factors = batch_norm_factors(job.model)
+    assert factors.keys() == {"w0", "w1", "w2", "w3"}
+    *scaled, last = weight_quantizers(begun.network)
+    for quantizer, entry in zip(scaled, given.weights, strict=False):
+        assert quantizer.shift == 0
+        # BatchNormalization is not folded: what it multiplies is not in the scale yet.
+        np.testing.assert_allclose(
+            quantizer.scale.numpy() * np.abs(factors[entry.name]), entry.scale, rtol=1e-6
+        )
+    assert last.scale.isnan().all()
+    again = _begun(model, monkeypatch, method="impq")[0]
+    assert again.identity != job.identity
+    assert job.identity["options"]["start_plan"] == given.to_json()
 
 
 def _weights(begun: Lsq | Impq) -> list[LsqWeightQuantizer]:

@@ -50,6 +50,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "IMPQ (--method impq)",
     "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
     "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip",
+    "start_plan", "take",
 )  # fmt: skip
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
@@ -73,6 +74,16 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.",
 )
 @_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
+@_option(
+    "start_plan", type=click.Path(), metavar="FILE",
+    help="Start the search from the widths and scales of this plan.json, in place of --start-bits. MODEL may "
+    "be the QDQ file it belongs to.",
+)  # fmt: skip
+@_option(
+    "take", type=int, metavar="N",
+    help="Make the files of iteration N, which an earlier run with the same options kept in the run "
+    "directory; no search.",
+)  # fmt: skip
 @_option(
     "data", metavar="SPEC",
     help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from mpqtool.checkpoint import Checkpoint, tensors_under
 from mpqtool.errors import TrainingError
+from mpqtool.quantizers.attach import read_plan
 from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
@@ -49,6 +50,8 @@ class Impq:
         settings: What the search may do.
         reporter: Where progress goes.
         save: Called after every epoch with all that ``resume`` needs.
+        keep: Called with the number of every iteration that is accepted, its network, the plan in units of
+            its weights and the history up to it.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class Impq:
         settings: ImpqSettings,
         reporter: Reporter,
         save: Callable[[Checkpoint], None],
+        keep: Callable[[int, Checkpoint], None],
     ) -> None:
         self.network = network.to(trainer.accelerator.device)
         self.trainer, self.settings, self.reporter = trainer, settings, reporter
-        self.held_out, self.batches, self.save = held_out, batches, save
+        self.held_out, self.batches = held_out, batches
+        self.save, self.keep = save, keep
         self.reduction = Reduction(self.network, batches, settings.reduction)
         self.order = sorted(PHASES, key=lambda phase: phase != settings.first)
         self.state = State()
@@ -198,6 +203,8 @@ class Impq:
         )
         if accepted:
             self.accepted = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            kept = {"plan": read_plan(self.network).to_json(), "history": state.history}
+            self.keep(state.iteration, Checkpoint(self.accepted, kept))
         else:
             self.network.load_state_dict(self.accepted)
             state.rollbacks += 1

@@ -39,9 +39,11 @@ def _impq(
     first: str = "weights",
     max_drop: float = 1.0,
     epochs: int = 1,
+    kept: dict[int, Checkpoint] | None = None,
     **reduction: Any,
 ) -> tuple[Impq, list[Checkpoint]]:
     """A search that has not begun, and what it will save."""
+    kept = {} if kept is None else kept
     rng = np.random.default_rng(0)
     model = residual_cnn(rng)
     plan = place(model, weight_bits=4, activation_bits=8, grid=Grid.ODD)
@@ -56,6 +58,9 @@ def _impq(
         tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
         saved.append(Checkpoint(tensors, copy.deepcopy(checkpoint.state)))
 
+    def keep(iteration: int, checkpoint: Checkpoint) -> None:
+        kept[iteration] = copy.deepcopy(checkpoint)
+
     method = Impq(
         network, trainer, held_out=held_out, batches=lambda: trainer.batches_of(split),
         settings=ImpqSettings(
@@ -66,7 +71,7 @@ def _impq(
             ),
             first=first, max_drop=max_drop, epochs=epochs, lr=0.01, float_metric=90.0,
         ),
-        reporter=reporter or Reporter(silent=True), save=save,
+        reporter=reporter or Reporter(silent=True), save=save, keep=keep,
     )  # fmt: skip
     return method, saved
 
@@ -242,3 +247,21 @@ def test_clips_are_those_asked_for(options: dict[str, str]) -> None:
     ]
     # What differs is what was asked for.
     assert any(abs(float(ratio) - 1) > 0.01 for ratio in weights) == ("clip" in options)
+
+
+def test_every_iteration_that_is_accepted_is_kept() -> None:
+    seen: list[str] = []
+
+    def held_out(network: fx.GraphModule) -> float:
+        seen.append(read_plan(network).to_json())
+        return 80.0 if len(seen) == 3 else 90.0
+
+    kept: dict[int, Checkpoint] = {}
+    method, _ = _impq(held_out=held_out, kept=kept, epochs=0, limits={"weights": 3.0})
+    history = method.run()
+    assert [row["iteration"] for row in history if not row["accepted"]] == [2]
+    assert list(kept) == [row["iteration"] for row in history if row["accepted"]]
+    for iteration, checkpoint in kept.items():
+        assert checkpoint.state == {"plan": seen[iteration], "history": history[: iteration + 1]}
+        method.network.load_state_dict(checkpoint.tensors)
+        assert read_plan(method.network).to_json() == seen[iteration]
