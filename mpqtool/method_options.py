@@ -25,7 +25,7 @@ METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
         ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
-         "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip", "start_plan",
+         "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "start_plan",
          "take"), ("impq",)
     ),
     "granularity": ("impq", "adaqat"),

@@ -58,6 +58,11 @@ def check_together(options: QuantizeOptions) -> None:
             f"step_mismatch counts in the bound on the mismatch probability, got sensitivity "
             f"{options.sensitivity!r}; choose sensitivity 'bound', or step_sensitivity"
         )
+    if options.prune and (options.granularity, options.sensitivity) != ("kernel", "bound"):
+        raise OptionError(
+            f"prune needs granularity 'kernel' and sensitivity 'bound', got {options.granularity!r} and "
+            f"{options.sensitivity!r}; leave prune out, or these"
+        )
     if options.hardware == "size" and options.activation_granularity != "auto":
         raise OptionError(
             "activation_granularity has no effect with hardware 'size', which leaves the widths of "

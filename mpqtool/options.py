@@ -87,6 +87,8 @@ class QuantizeOptions:
             eligible groups three times, then a quarter, then 15 %.
         step_sensitivity: Sensitivity up to which every group loses a bit in one iteration.
         step_mismatch: What the groups of one iteration may add to the bound on the mismatch probability.
+        prune: Whether kernels may lose their last bit, and leave the file: with granularity ``kernel`` and
+            sensitivity ``bound``.
         clip: Where weights are clipped, kernel by kernel (IMPQ, section 4.1). ``mse``: least squared error;
             ``4rms``: four root mean squares, as in the paper; ``max``: nowhere, as in the authors' code.
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
@@ -158,6 +160,7 @@ class QuantizeOptions:
     step_groups: int | None = None
     step_sensitivity: float | None = None
     step_mismatch: float | None = None
+    prune: bool = False
     clip: str = "mse"
     activation_clip: str = "mse"
     bits: str = "W4A4"

@@ -105,6 +105,7 @@ def _reduction(job: Job, free: frozenset[str]) -> ReductionSettings:
         granularity=options.granularity,
         sensitivity=options.sensitivity,
         rank=options.rank,
+        prune=options.prune,
         clip=options.clip,
         activation_clip=options.activation_clip,
         step=Step(

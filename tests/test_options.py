@@ -86,6 +86,8 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"step_groups": 0}, "step_groups must be at least 1, got 0"),
         ({"step_sensitivity": 0.0}, "step_sensitivity must be positive and finite, got 0.0"),
         ({"step_mismatch": float("inf")}, "step_mismatch must be positive and finite, got inf"),
+        ({"prune": True, "granularity": "layer"}, "got 'layer' and 'bound'; leave prune out, or these"),
+        ({"prune": True, "sensitivity": "repo"}, "got 'kernel' and 'repo'; leave prune out, or these"),
         ({"take": -1}, "take must be at least 0, got -1"),
         (
             {"take": 2, "resume": True},
@@ -158,7 +160,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch"), "off")
+    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
     words |= dict.fromkeys(("target_size", "target_bitops", "start_plan", "take", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values())}
@@ -182,7 +184,7 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma", "start_plan": "plan.json", "take": 3,
+    "activation_clip": "6sigma", "start_plan": "plan.json", "take": 3, "prune": True,
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel(
     "IMPQ (--method impq)",
     "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
-    "step_groups", "step_sensitivity", "step_mismatch", "clip", "activation_clip",
+    "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
     "start_plan", "take",
 )  # fmt: skip
 @_panel(
@@ -140,6 +140,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
 )
+@_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",
     help="Where kernels are clipped. mse: least squared error. 4rms: 4 root mean squares, as in the paper. "

@@ -73,9 +73,13 @@ class Budgets:
         used = self.used(network)
         return all(used[name] <= limit for name, limit in limits.items())
 
-    def binding(self, used: Mapping[str, float]) -> str:
-        """The budget that is exceeded most, or was met with the least to spare."""
-        return max(self.limits, key=lambda name: used[name] / self.limits[name])
+    def binding(self, used: Mapping[str, float], start: Mapping[str, float]) -> str | None:
+        """The budget that is exceeded most, or was met with the least to spare.
+
+        None: all were met at the start.
+        """
+        asked = [name for name, limit in self.limits.items() if start[name] > limit]
+        return max(asked, key=lambda name: used[name] / self.limits[name], default=None)
 
     def enough(self, chosen: Sequence[Group], limits: Mapping[str, float], network: fx.GraphModule) -> int:
         """How many of the chosen groups have to lose a bit, in turn, until the limits are met.

@@ -35,17 +35,19 @@ class Weights:
     Attributes:
         members: The quantizers.
         kernel: The kernel of the one member that it is; None: all kernels of all members.
+        prune: Whether the last bit may go too.
     """
 
     members: Sequence[WeightQuantizer]
     kernel: int | None = None
+    prune: bool = False
 
     @property
     def kernels(self) -> list[tuple[WeightQuantizer, Tensor]]:
         """Each member, and which of its kernels have a bit to give, ``(kernels,)``, on the CPU."""
         found = []
         for member in self.members:
-            able = (member.bits > least_bits(member)).cpu()
+            able = (member.bits > least_bits(member, prune=self.prune)).cpu()
             if self.kernel is not None:
                 able &= torch.arange(len(able)) == self.kernel
             found.append((member, able))
@@ -79,26 +81,32 @@ class Activation:
 Group = Weights | Activation
 
 
-def least_bits(quantizer: WeightQuantizer) -> int:
-    """Bits that a kernel keeps: only the odd grid has codes of one bit."""
-    return 1 if quantizer.grid is Grid.ODD else 2
+def least_bits(quantizer: WeightQuantizer, *, prune: bool = False) -> int:
+    """Bits that a kernel keeps: only the odd grid has codes of one bit, the last before none."""
+    if quantizer.grid is not Grid.ODD:
+        return 2
+    return 0 if prune else 1
 
 
-def weight_groups(quantizers: Sequence[WeightQuantizer], granularity: str) -> list[Weights]:
+def weight_groups(
+    quantizers: Sequence[WeightQuantizer], granularity: str, *, prune: bool = False
+) -> list[Weights]:
     """The groups that still have a bit to give.
 
     Args:
         quantizers: Of all weights.
         granularity: ``kernel``, ``layer`` or ``network``.
+        prune: Whether the last bit may go too.
     """
     if granularity == "kernel":
         return [
-            Weights([quantizer], index)
+            Weights([quantizer], index, prune)
             for quantizer in quantizers
-            for index, able in enumerate((quantizer.bits > least_bits(quantizer)).tolist())
+            for index, able in enumerate((quantizer.bits > least_bits(quantizer, prune=prune)).tolist())
             if able
         ]
-    found = [Weights(quantizers)] if granularity == "network" else [Weights([q]) for q in quantizers]
+    members = [quantizers] if granularity == "network" else [[quantizer] for quantizer in quantizers]
+    found = [Weights(these, prune=prune) for these in members]
     return [group for group in found if not group.is_empty]
 
 

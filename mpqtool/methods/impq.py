@@ -164,10 +164,11 @@ class Impq:
                 reasons = [state.reasons[phase] for phase in self.order if phase in has_part(name)]
                 told = "; ".join(dict.fromkeys(filter(None, reasons)))
                 self.reporter.warn(f"{in_words(name, used[name])}, the target is {limit:,.10g}: {told}")
-        binding = "max_drop" if state.held_back else budgets.binding(used)
+        binding = "max_drop" if state.held_back else budgets.binding(used, state.begun)
         self.reporter.event("budgets", used=used, limits=dict(limits), binding=binding)
         told = ", ".join(f"{in_words(name, number)} of {limits[name]:,.10g}" for name, number in used.items())
-        self.reporter.say(f"budgets: {told}; {binding.replace('_', '-')} binds")
+        last_word = f"{binding.replace('_', '-')} binds" if binding else "all were met at the start"
+        self.reporter.say(f"budgets: {told}; {last_word}")
 
     def _fine_tune(self) -> None:
         state, settings = self.state, self.settings

@@ -16,6 +16,7 @@ from mpqtool.quantizers.calibrate import calibrate
 from .activation_clips import six_sigma_clips
 from .groups import Activation, Group, Weights, weight_groups
 from .noise_gain import noise_gains
+from .pruning import removal_gains
 from .selection import Step
 from .sensitivity import Ranked, ranked, savings, sensitivities
 from .width_variables import LayerCost
@@ -31,6 +32,7 @@ class ReductionSettings:
         rank: What that is divided by, of ``RANKS``.
         clip: Where weights are clipped: ``mse``, ``4rms`` or ``max``.
         activation_clip: Where clips of activations start: ``mse`` or ``6sigma``.
+        prune: Whether kernels may lose their last bit.
         step: How many groups lose a bit at once.
         fixed: Values whose width stays: inputs of the graph, and what no layer multiplies.
         costs: Multiply-accumulates of the layers, as shares.
@@ -42,6 +44,7 @@ class ReductionSettings:
     rank: str = "bits"
     clip: str = "mse"
     activation_clip: str = "mse"
+    prune: bool = False
     step: Step = Step()  # noqa: RUF009  # frozen
     fixed: frozenset[str] = frozenset()
     costs: Sequence[LayerCost] = ()
@@ -75,15 +78,17 @@ class Reduction:
     def groups(self, phase: str) -> Sequence[Group]:
         """The groups that still have a bit to give."""
         if phase == "weights":
-            return weight_groups(self.weights, self.settings.granularity)
+            return weight_groups(self.weights, self.settings.granularity, prune=self.settings.prune)
         found = [Activation(q) for q in self.activations if q.name not in self.settings.fixed]
         return [group for group in found if not group.is_empty]
 
     def rank(self, groups: Sequence[Group], *, iteration: int) -> tuple[list[Ranked], bool]:
         """The groups, least sensitive first; and whether there are class logits to tell it by."""
-        settings = self.settings
-        gains = noise_gains(self.network, self.batches(), seed=settings.seed + iteration)
-        sensitivity = sensitivities(settings.sensitivity, self.network, gains)
+        settings, seed = self.settings, self.settings.seed + iteration
+        gains, removal = noise_gains(self.network, self.batches(), seed=seed), None
+        if settings.prune:
+            removal = removal_gains(self.network, self.batches(), seed=seed)
+        sensitivity = sensitivities(settings.sensitivity, self.network, gains, removal)
         saving = savings(settings.rank, self.network, settings.costs)
         return ranked(groups, sensitivity, saving), gains.from_classes
 

@@ -53,7 +53,9 @@ class Ranked:
     sensitivity: float
 
 
-def sensitivities(kind: str, network: fx.GraphModule, gains: NoiseGains) -> Amounts:
+def sensitivities(
+    kind: str, network: fx.GraphModule, gains: NoiseGains, removal: Mapping[str, Tensor] | None = None
+) -> Amounts:
     """``M`` of every kernel and activation at its present width ``B``; ``E`` is its noise gain.
 
     ``bound``: ``D**2 * E``, its term in the bound on the mismatch probability (equation 1, where ``D**2``
@@ -67,20 +69,23 @@ def sensitivities(kind: str, network: fx.GraphModule, gains: NoiseGains) -> Amou
         kind: One of ``SENSITIVITIES``.
         network: With quantizers.
         gains: Noise gains at the present widths.
+        removal: ``removal_gains``, where kernels of one bit may lose it: not four times the noise is what
+            they add then, but ``M_k0``, and their sensitivity is a third of what that is more.
     """
     parameters = dict(network.named_parameters())
     weights, activations = {}, {}
     for quantizer in _weights(network):
         gain, bits = gains.weights[quantizer.name].double(), quantizer.bits.cpu().double()
         magnitude = parameters[quantizer.name].detach().abs().flatten(1).mean(1)
-        weights[quantizer.name] = (
-            gain
-            * {
-                "bound": quantizer.step.cpu().double() ** 2,
-                "paper": 2**-bits,
-                "repo": 24 * 2**-bits * magnitude.cpu().double(),
-            }[kind]
-        )
+        of_kind = {
+            "bound": quantizer.step.cpu().double() ** 2,
+            "paper": 2**-bits,
+            "repo": 24 * 2**-bits * magnitude.cpu().double(),
+        }
+        weights[quantizer.name] = gain * of_kind[kind]
+        if removal is not None:
+            more = (removal[quantizer.name] - weights[quantizer.name]).clamp(min=0)
+            weights[quantizer.name] = torch.where(bits == 1, more / 3, weights[quantizer.name])
     for value in _activations(network):
         step, levels = float(value.scale.detach()), 2.0 ** int(value.bits)
         factor = {"bound": step**2, "paper": 1 / levels, "repo": 24 * step}[kind]

@@ -75,6 +75,8 @@ class WeightQuantizer(nn.Module):
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes as float32; the gradient is that of ``factor * weight / scale``."""
         real = weight / self._per_kernel(self.scale / self.factor, weight)
+        if bool((self.bits == 0).any()):  # these take no part, and BatchNormalization would make much of it
+            real = real * self._per_kernel((self.bits > 0).to(weight), weight)
         codes: Tensor = _NearestCode.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             real,
             self._per_kernel(self._on_odd_grid(), weight),

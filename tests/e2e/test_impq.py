@@ -171,3 +171,12 @@ def test_the_search_goes_on_from_the_plan_of_another_method(
     assert result["bits"]["weights_eff"] <= 2.5 or grid is Grid.FULL
     if grid is Grid.FULL:
         assert min(after for _, after in pairs) == 2  # it has no codes of one bit
+
+
+def test_kernels_that_are_pruned_leave_the_file(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    options = {"prune": True, "start_bits": "W2A8", "target_bits": "W1A8", "step_groups": 8}
+    result = _quantize(folder, tmp_path / "out", **options)
+    plan = Plan.load(tmp_path / "out" / "plan.json")
+    assert sum(entry.bits.count(0) for entry in plan.weights) > 0
+    assert result["verify"]["passed"]
+    assert result["bits"]["weights_eff"] <= 1.0

@@ -62,6 +62,8 @@ def test_no_more_groups_than_the_limits_ask_for(network: fx.GraphModule) -> None
 
 
 def test_the_last_word_has_what_is_closest_to_its_limit() -> None:
-    budgets = _budgets(weights=3.0, size=100.0)
-    assert budgets.binding({"weights": 2.9, "size": 99.0}) == "size"
-    assert budgets.binding({"weights": 3.3, "size": 99.0}) == "weights"
+    budgets, start = _budgets(weights=3.0, size=100.0), {"weights": 4.0, "size": 200.0}
+    assert budgets.binding({"weights": 2.9, "size": 99.0}, start) == "size"
+    assert budgets.binding({"weights": 3.3, "size": 99.0}, start) == "weights"
+    assert budgets.binding({"weights": 2.9, "size": 99.0}, start | {"size": 99.0}) == "weights"
+    assert budgets.binding({"weights": 2.9, "size": 99.0}, {"weights": 3.0, "size": 99.0}) is None

@@ -41,6 +41,16 @@ def test_a_kernel_loses_a_bit_alone() -> None:
     assert quantizer.bits.tolist() == [3, 1, 1, 0]
 
 
+def test_the_last_bit_goes_where_kernels_are_pruned() -> None:
+    quantizer = _quantizers()[0]
+    kernels = weight_groups([quantizer], "kernel", prune=True)
+    assert [group.kernel for group in kernels] == [0, 1, 2]  # what has none is not there again
+    kernels[1].take_a_bit()
+    assert quantizer.bits.tolist() == [3, 0, 2, 0]
+    full = WeightQuantizer("a", (2,), Grid.FULL, elements=9)
+    assert weight_groups([full], "kernel", prune=True) == []
+
+
 def test_grids_with_0_keep_two_bits() -> None:
     quantizer = WeightQuantizer("a", (3, 2, 2), Grid.FULL, elements=9)
     (group,) = weight_groups([quantizer], "kernel")

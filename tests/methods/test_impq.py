@@ -265,3 +265,21 @@ def test_every_iteration_that_is_accepted_is_kept() -> None:
         assert checkpoint.state == {"plan": seen[iteration], "history": history[: iteration + 1]}
         method.network.load_state_dict(checkpoint.tensors)
         assert read_plan(method.network).to_json() == seen[iteration]
+
+
+def test_kernels_that_are_pruned_stay_so() -> None:
+    kept: dict[int, Checkpoint] = {}
+    method, _ = _impq(prune=True, kept=kept, limits={"size": 20.0}, step=Step(groups=8), max_drop=100.0)
+    method.run()
+    gone: set[tuple[str, int]] = set()
+    for checkpoint in kept.values():
+        method.network.load_state_dict(checkpoint.tensors)
+        widths = [
+            (q.name, index, bits)
+            for q in method.reduction.weights
+            for index, bits in enumerate(q.bits.tolist())
+        ]
+        now = {(name, index) for name, index, bits in widths if bits == 0}
+        assert gone <= now
+        gone = now
+    assert gone

@@ -64,6 +64,17 @@ def test_sensitivities(network: fx.GraphModule, kind: str) -> None:
     )
 
 
+def test_the_last_bit_costs_what_the_kernel_does_less_what_its_noise_did(network: fx.GraphModule) -> None:
+    gains = _gains(network)
+    quantizer = next(q for q in weight_quantizers(network) if q.name == "w3")
+    quantizer.bits[:2] = 1
+    plain = sensitivities("bound", network, gains).weights["w3"]
+    removal = {q.name: torch.full((len(q.bits),), 100.0).double() for q in weight_quantizers(network)}
+    removal["w3"][1] = 0.0  # less than its noise
+    found = sensitivities("bound", network, gains, removal).weights["w3"]
+    assert found.tolist() == [pytest.approx((100 - float(plain[0])) / 3), 0.0, *plain[2:].tolist()]
+
+
 def test_what_a_bit_saves(network: fx.GraphModule) -> None:
     costs = [LayerCost("w0", "x", 0.25), LayerCost("w1", "r0", 0.75)]
     bits, macs, one = (savings(kind, network, costs) for kind in ("bits", "macs", "group"))
