@@ -16,7 +16,8 @@ from mpqtool.errors import OptionError
 from mpqtool.method_options import why_without_effect
 from mpqtool.options import CHOICES, QuantizeOptions
 
-from .common import echo_json, echo_table, json_option, number, numbers, size, vnni_option
+from .common import echo_json, json_option, numbers, size, vnni_option
+from .summary import echo_summary
 
 _Command = Callable[..., Any]
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(QuantizeOptions)}
@@ -244,7 +245,7 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     if as_json:
         echo_json(result.result)
     else:
-        _show(str(result.path), result.result)
+        echo_summary(str(result.path), result.result)
 
 
 def _refuse_idle(options: dict[str, Any]) -> None:
@@ -255,41 +256,3 @@ def _refuse_idle(options: dict[str, Any]) -> None:
             idle = why_without_effect(name, options["method"], with_plan=options["plan"] is not None)
             if idle is not None:
                 raise OptionError(idle)
-
-
-def _show(path: str, result: dict[str, Any]) -> None:
-    metric, bits, sizes, verified = (result[key] for key in ("metric", "bits", "bytes", "verify"))
-    share = result["nodes"]["mac_share_integer"]
-    unit = " dB" if metric["name"] == "sqnr_db" else " %"
-    rows = [
-        (f"{metric['name'] or 'metric'} {form.replace('_', '-')}", number(metric[form], unit))
-        for form in ("float", "fake_quant", "qdq", "integer")
-    ]
-    quantized = _quantized_bits(bits["layers"])
-    rows += [
-        ("weight bits (all layers)", number(bits["weights_eff"])),
-        ("weight bits (quantized layers)", number(quantized)),
-        ("activation bits", number(bits["activations_eff"])),
-        ("bytes float", number(sizes["float"])),
-        ("bytes integer", number(sizes["integer"])),
-        ("seconds", number(result["time_s"]["total"], digits=1)),
-        ("MACs in integers", "-" if share is None else f"{share:.1%}"),
-        ("verified", "yes" if verified["passed"] else "no"),
-        ("float islands", number(len(result["nodes"]["islands"]))),
-    ]
-    rows += [
-        (f"  {island['op']} {island['name']}", island["reason"]) for island in result["nodes"]["islands"]
-    ]
-    echo_table(rows)
-    click.echo(path)
-
-
-def _quantized_bits(layers: list[dict[str, Any]]) -> float | None:
-    """Mean bits of the weights that are not float."""
-    total, count = 0.0, 0
-    for row in layers:
-        kernels = sum(row["weight_bits"].values())
-        if list(row["weight_bits"]) != ["32"] and kernels:
-            mean = sum(float(bits) * number for bits, number in row["weight_bits"].items()) / kernels
-            total, count = total + mean * row["weights"], count + row["weights"]
-    return total / count if count else None

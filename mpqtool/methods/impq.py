@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from mpqtool.checkpoint import Checkpoint, tensors_under
@@ -82,9 +81,7 @@ class Impq:
         self.network.load_state_dict(tensors_under("network/", checkpoint.tensors))
         self.accepted = tensors_under("accepted/", checkpoint.tensors)
         self.resumed = checkpoint
-        self.network.eval()
-        with torch.no_grad():
-            self.network(*next(self.batches()))  # quantizers learn the sizes of their values
+        self.reduction.learn_sizes()
 
     def run(self) -> list[dict[str, Any]]:
         """Search until every budget is met or nothing more can be given up; returns the history."""
@@ -116,6 +113,10 @@ class Impq:
         if reason is not None:
             return self._end_phase(reason)
         ranking, from_classes = self.reduction.rank(groups, iteration=state.iteration)
+        if not from_classes and state.turn == state.in_phase == 0:
+            self.reporter.say(
+                "sensitivities are of the power of the outputs, as the network has no class logits"
+            )
         step = settings.reduction.step
         allowed = [
             entry.group for entry in select(ranking, step, iteration=state.in_phase, caution=state.caution)
@@ -164,7 +165,8 @@ class Impq:
                 reasons = [state.reasons[phase] for phase in self.order if phase in has_part(name)]
                 told = "; ".join(dict.fromkeys(filter(None, reasons)))
                 self.reporter.warn(f"{in_words(name, used[name])}, the target is {limit:,.10g}: {told}")
-        binding = "max_drop" if state.held_back else budgets.binding(used, state.begun)
+        held_back = state.held_back and not budgets.are_met(limits, self.network)
+        binding = "max_drop" if held_back else budgets.binding(used, state.begun)
         self.reporter.event("budgets", used=used, limits=dict(limits), binding=binding)
         told = ", ".join(f"{in_words(name, number)} of {limits[name]:,.10g}" for name, number in used.items())
         last_word = f"{binding.replace('_', '-')} binds" if binding else "all were met at the start"

@@ -7,6 +7,7 @@ __all__ = ["Reduction", "ReductionSettings"]
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor, fx
 
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
@@ -74,6 +75,13 @@ class Reduction:
         """Fit the scales that a plan leaves open."""
         self._fit([q for q in self.weights if bool(q.scale.isnan().any())])
         self._calibrate([q for q in self.activations if not q.is_set])
+        self.learn_sizes()
+
+    @torch.no_grad()
+    def learn_sizes(self) -> None:
+        """Send a batch through, so that quantizers know how many elements a value has."""
+        self.network.eval()
+        self.network(*next(self.batches()))
 
     def groups(self, phase: str) -> Sequence[Group]:
         """The groups that still have a bit to give."""

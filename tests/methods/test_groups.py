@@ -39,6 +39,10 @@ def test_a_kernel_loses_a_bit_alone() -> None:
     quantizer = _quantizers()[0]
     Weights([quantizer], 2).take_a_bit()
     assert quantizer.bits.tolist() == [3, 1, 1, 0]
+    last = Weights([quantizer], 2)
+    assert last.is_empty
+    last.take_a_bit()
+    assert quantizer.bits.tolist() == [3, 1, 1, 0]
 
 
 def test_the_last_bit_goes_where_kernels_are_pruned() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from mpqtool.importer import import_graph
 from mpqtool.methods.budgets import Budgets
 from mpqtool.methods.impq import Impq
 from mpqtool.methods.impq_settings import ImpqSettings
-from mpqtool.methods.noise_gain import noise_gains
+from mpqtool.methods.noise_gain import NoiseGains, noise_gains
 from mpqtool.methods.reduction import ReductionSettings
 from mpqtool.methods.selection import Step
 from mpqtool.passes.place import place
@@ -283,3 +284,26 @@ def test_kernels_that_are_pruned_stay_so() -> None:
         assert gone <= now
         gone = now
     assert gone
+
+
+def test_sizes_of_values_are_known_where_nothing_is_calibrated() -> None:
+    method, _ = _impq(limits={"activations": 6.0})
+    method.reduction.begin()
+    for quantizer in method.reduction.activations:
+        quantizer.elements = 0  # as with a plan that has all scales
+    method.reduction.begin()
+    assert method.settings.budgets.used(method.network)["activations"] == 8
+
+
+def test_it_is_said_where_margins_between_classes_are_not_what_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_classes(*args: Any, **kwargs: Any) -> NoiseGains:
+        return dataclasses.replace(noise_gains(*args, **kwargs), from_classes=False)
+
+    for patched, times in ((noise_gains, 0), (without_classes, 1)):
+        monkeypatch.setattr("mpqtool.methods.reduction.noise_gains", patched)
+        said = io.StringIO()
+        reporter = Reporter(stream=said)
+        _impq(epochs=0, limits={"weights": 3.0}, reporter=reporter)[0].run()
+        assert said.getvalue().count("has no class logits") == times
