@@ -75,7 +75,12 @@ def quantize(
         VerificationError: The engines disagree; no integer file is written.
     """
     _refuse_unknown(options, QuantizeOptions.__dataclass_fields__)
-    for name, path in (("data", data), ("out", out), ("plan", options.get("plan"))):
+    for name, path in (
+        ("data", data),
+        ("out", out),
+        ("plan", options.get("plan")),
+        ("start_plan", options.get("start_plan")),
+    ):
         options[name] = None if path is None else os.fspath(path)
     settings = QuantizeOptions(method=method, **options)
     from .pipeline import run

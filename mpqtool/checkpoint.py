@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "tensors_under"]
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "saved_names", "tensors_under"]
 
 import dataclasses
 import json
@@ -16,9 +16,10 @@ from torch import Tensor
 from .errors import CheckpointError
 from .files import replacing
 
-_FILE = "state.safetensors"
-_FORMAT = "5"
-"""Counts up when a network of today would not fit the tensors of before: 5 has factors of folded weights."""
+_NAME = "state"
+_SUFFIX = ".safetensors"
+_FORMAT = "6"
+"""Counts up when a run of today would not fit what was written before: 6 has what IMPQ knows of budgets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +35,36 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
-    """Write one checkpoint in place of the last one; whole or not at all."""
+def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint, name: str = _NAME) -> None:
+    """Write one checkpoint in place of the last one of this name; whole or not at all."""
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
     }
-    with replacing(folder / _FILE) as fresh:  # one file: tensors and state can never be of different epochs
+    with replacing(
+        folder / (name + _SUFFIX)
+    ) as fresh:  # one file: tensors and state can never be of different epochs
         save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state), "format": _FORMAT})
 
 
-def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
-    """The last whole checkpoint of a run directory, or None if there is none.
+def saved_names(folder: pathlib.Path) -> list[str]:
+    """The names of the checkpoints in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob(f"*{_SUFFIX}"))
+
+
+def load_checkpoint(
+    folder: pathlib.Path, name: str = _NAME, *, option: str = "--resume"
+) -> Checkpoint | None:
+    """The last whole checkpoint of a folder and a name, or None if there is none.
+
+    Args:
+        folder: Where it is.
+        name: What it was saved as.
+        option: What asks for it, for messages.
 
     Raises:
         CheckpointError: The file is there but is not a checkpoint, or is of another version.
     """
-    path = folder / _FILE
+    path = folder / (name + _SUFFIX)
     if not path.exists():
         return None
     try:
@@ -60,12 +75,12 @@ def load_checkpoint(folder: pathlib.Path) -> Checkpoint | None:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
             f"Cannot resume from {str(path)!r}: it is not a checkpoint ({error}). "
-            "Leave --resume out to start anew."
+            f"Leave {option} out to start anew."
         ) from None
     if version != _FORMAT:
         raise CheckpointError(
             f"Cannot resume from {str(path)!r}: another version of mpqtool wrote it, in format {version}, "
-            f"allowed {_FORMAT}. Leave --resume out to start anew, or go on with that version."
+            f"allowed {_FORMAT}. Leave {option} out to start anew, or go on with that version."
         )
     return Checkpoint(tensors, state)
 

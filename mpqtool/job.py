@@ -25,15 +25,16 @@ from mpqtool.passes.quantize import check_fits, extract
 from mpqtool.runtime.predict import predict
 
 from . import rundir
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, save_checkpoint
 from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_normal_form
 from .data import Data, Split
-from .errors import CheckpointError, ModelError
+from .errors import ModelError
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
 from .reporter import Reporter
+from .resumption import TAKEN, find_checkpoint
 from .run_data import hold_out, read_data
 from .unfold import with_batch_norm
 
@@ -56,7 +57,8 @@ class Job:
         out: The run directory.
         model: The normal graph, BatchNormalization kept.
         folded: The normal graph, BatchNormalization folded; plans speak of this one.
-        plan: Which tensors get a quantizer, at the start widths; or the user's plan.
+        plan: Which tensors get a quantizer, at the start widths; or the user's plan, to apply or to begin
+            with.
         data: Training and test samples.
         tuning: The part of the training split that the search learns from.
         held_out: The rest of it, on which the search decides.
@@ -98,18 +100,27 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit: the model, and the options that change numbers."""
         options = self.options.settings
-        for name in ("out", "resume", "tensorboard", *_AFTER_TRAINING):
+        for name in ("out", "resume", "take", "tensorboard", *_AFTER_TRAINING):
             options.pop(name, None)
         options["data"] = self.data.spec
-        options["plan"] = None if self.options.plan is None else self.plan.to_json()
+        for name in ("plan", "start_plan"):
+            if options.get(name) is not None:
+                options[name] = self.plan.to_json()
         return json.loads(json.dumps({"model": self.digest, "options": options}))  # type: ignore[no-any-return]
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
-        """Write down where the run is."""
-        if not is_main():
-            return
-        state = {**checkpoint.state, "stage": stage, "identity": self.identity}
-        save_checkpoint(self.out / rundir.CHECKPOINT, Checkpoint(checkpoint.tensors, state))
+        """Write down where the run is; not while an iteration is taken from one that stands elsewhere."""
+        if self.options.take is None:
+            self._write(self.out / rundir.CHECKPOINT, stage, checkpoint)
+
+    def keep(self, iteration: int, checkpoint: Checkpoint) -> None:
+        """Write down the network of an iteration, to be taken by ``--take``."""
+        self._write(self.out / rundir.ITERATIONS, TAKEN, checkpoint, str(iteration))
+
+    def _write(self, folder: pathlib.Path, stage: str, checkpoint: Checkpoint, name: str = "state") -> None:
+        if is_main():
+            state = {**checkpoint.state, "stage": stage, "identity": self.identity}
+            save_checkpoint(folder, Checkpoint(checkpoint.tensors, state), name)
 
     def resumed(self, stage: str) -> Checkpoint | None:
         """The checkpoint to go on from, if it was taken in this stage."""
@@ -132,33 +143,37 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 
     Raises:
         ModelError: The file cannot be read, or an operator cannot be imported.
-        PlanError: ``options.plan`` does not fit the model.
+        PlanError: ``options.plan`` or ``options.start_plan`` does not fit the model.
         DataError: There is no data, or it does not fit the model.
+        CheckpointError: ``options.resume`` or ``options.take`` does not fit what is in the run directory.
     """
     started = time.perf_counter()
     path = pathlib.Path(path)
     loaded = load_model(path)
     is_qdq = any(node.op_type == "DequantizeLinear" for node in loaded.graph)
     if is_qdq:
-        if options.plan is None:
+        if options.plan is None and options.start_plan is None:
             raise ModelError(
                 f"{str(path)!r} is quantized already. Give the float model; or --plan, to apply a plan to "
-                "the weights that this file holds."
+                "the weights that this file holds, or --start-plan, to go on from them."
             )
         loaded, _ = extract(loaded)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
     network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
-    if options.method in ("lsq", "lsq+"):
+    source = options.plan or options.start_plan
+    given = None if source is None else Plan.load(source)
+    full = given is not None and any(entry.grid is Grid.FULL for entry in given.weights)
+    if full or options.method in ("lsq", "lsq+"):
         model = pipelines.positive_batch_norm(model)  # the full grid is not symmetric
     folded = pipelines.fold_batch_norm(model)
     plan = _place(folded, options)
     if not plan.weights:
         raise ModelError(nothing_to_quantize(path, folded))
     placed = {entry.name for entry in plan.weights}
-    if options.plan is not None:
-        plan = Plan.load(options.plan)
-        check_fits(folded, plan)
+    if given is not None:
+        check_fits(folded, given)
+        plan = given
     data = read_data(path, model, options, reporter)
     _say_what_stays_float(folded, data, reporter, plan=plan, placed=placed)
     if not is_qdq:  # the network inside a QDQ file is, without its quantizers, not what the file computes
@@ -176,8 +191,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         plan=plan, data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
         metric=metric_name(float_outputs, data.test.labels), seconds={}, started=started,
     )  # fmt: skip
-    if options.resume:
-        job.checkpoint = _find_checkpoint(job)
+    job.checkpoint = find_checkpoint(job)
     job.seconds["import"] = time.perf_counter() - started
     return job
 
@@ -185,7 +199,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     """Which tensors get a quantizer, at the widths that the method starts from."""
     searched = options.method in ("impq", "adaqat")
-    widths = parse_bits(options.start_bits if searched else options.bits)
+    widths = parse_bits(options.bits if not searched or options.start_bits is None else options.start_bits)
     return place(
         folded,
         weight_bits=int(widths[0]),
@@ -227,24 +241,3 @@ def _say_what_stays_float(
     tables = uncounted_tables(folded)
     if tables:
         reporter.warn(tables)
-
-
-def _find_checkpoint(job: Job) -> Checkpoint | None:
-    checkpoint = load_checkpoint(job.out / rundir.CHECKPOINT)
-    if checkpoint is None:
-        job.reporter.warn(f"nothing to resume in {str(job.out)!r}: starting anew")
-        return None
-    then, now = checkpoint.state["identity"], job.identity
-    changed = [
-        f"--{name.replace('_', '-')}"
-        for name, value in now["options"].items()
-        if then["options"].get(name, value) != value  # what another method has not, --method stands for
-    ]
-    if then["model"] != now["model"]:
-        changed.insert(0, "the model")
-    if changed:
-        raise CheckpointError(
-            f"Cannot resume {str(job.out)!r}: {', '.join(changed)} changed since it was begun. Give "
-            "what it was begun with, or leave --resume out to start anew."
-        )
-    return checkpoint

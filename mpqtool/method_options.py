@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "EPOCHS",
     "EPOCHS_FROM_SCRATCH",
+    "GRANULARITY",
     "HARDWARE",
     "INTEGER_SHARE",
     "LR",
@@ -13,6 +14,7 @@ __all__ = [
     "METHODS_OF",
     "SEARCH_SHARE",
     "START_BITS",
+    "TARGET_BITS",
     "why_without_effect",
 ]
 
@@ -21,11 +23,16 @@ _LEARNED_SCALES = ("lsq", "lsq+")
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
-    **dict.fromkeys(("target_bits", "max_drop"), ("impq",)),
+    **dict.fromkeys(
+        ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+         "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "start_plan",
+         "take"), ("impq",)
+    ),
+    "granularity": ("impq", "adaqat"),
     **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
     "all_layers": (*_LEARNED_SCALES, "adaqat"),
     **dict.fromkeys(
-        ("lambda_", "granularity", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
+        ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
         ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
@@ -36,6 +43,12 @@ METHODS_OF = {
 
 HARDWARE = ("bitops", "size", "latency")
 """What the hardware term of AdaQAT can stand for."""
+
+TARGET_BITS = "W3A6"
+"""Effective bits that IMPQ stops at, if no budget is given."""
+
+GRANULARITY = {"impq": "kernel", "adaqat": "network"}
+"""What has a width of its weights."""
 
 START_BITS = {"impq": "W4A8", "adaqat": "W8A8"}
 """Uniform widths that a search begins with."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["CHOICES", "LOWER", "METHODS", "QuantizeOptions", "parse_bits"]
 
 import dataclasses
-import math
 from typing import Any
 
 from mpqtool.passes.targets import TARGETS
@@ -14,14 +13,16 @@ from .errors import OptionError
 from .method_options import (
     EPOCHS,
     EPOCHS_FROM_SCRATCH,
+    GRANULARITY,
     HARDWARE,
-    INTEGER_SHARE,
     LR,
     LR_FROM_SCRATCH,
     METHODS,
     START_BITS,
+    TARGET_BITS,
     why_without_effect,
 )
+from .option_checks import check_choices, check_numbers, check_together, check_widths
 from .option_values import check_types, parse_bits
 
 LOWER = ("full", "fastest")
@@ -32,6 +33,11 @@ CHOICES = {
     "weight_grid": ("full", "odd"),
     "init": ("lsq+", "mse", "lsq", "minmax"),
     "granularity": ("network", "layer", "kernel"),
+    "first": ("weights", "activations"),
+    "sensitivity": ("bound", "paper", "repo"),
+    "clip": ("mse", "4rms", "max"),
+    "activation_clip": ("mse", "6sigma"),
+    "rank": ("bits", "macs", "group"),
     "activation_granularity": ("auto", "network", "layer"),
     "hardware": HARDWARE,
     "optimizer": tuple(LR),
@@ -41,15 +47,13 @@ CHOICES = {
 }
 """The values of the options that are one of a few words."""
 
-_LARGEST_SEED = 2**32 - 1  # numpy takes no more
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``start_bits``, ``epochs`` and ``lr`` may be None: once this is built, they are what fits the method and
-    the optimizer.
+    ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None: once this is built,
+    they are what fits the method, the optimizer and the other targets.
 
     Attributes:
         method: How bit-widths and scales are found.
@@ -59,12 +63,37 @@ class QuantizeOptions:
         std: What pixels are divided by after that, one value per channel or one for all.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         plan: Plan file to apply as it is, without training.
+        start_plan: Plan file whose widths and scales the search starts from, in place of uniform
+            ``start_bits``; the model may be the QDQ file it belongs to, for its weights.
+        take: Number of an iteration that an earlier run kept in ``out``: it is made into files, without
+            another search. The other options are those of that run.
         seed: Seed of every random choice.
         start_bits: Uniform widths the search starts from: impq ``W4A8``, weights 4, activations 8; adaqat
             ``W8A8``.
-        target_bits: Effective widths at which the search stops, ``W3A6``; fractions are allowed.
+        target_bits: Effective widths at which the search stops; fractions are allowed. None: ``W3A6``, or
+            nothing where another target is given.
+        target_size: Bytes of weights at which the search stops: ``weights_owed`` of ``result.json``.
+        target_bitops: Operations on bits at which the search stops: ``bitops`` of ``result.json``. What comes
+            ``first`` goes half of the way, as factors go.
         max_drop: Largest loss of the metric on held-out data, in points, that an iteration may leave,
             against the network at ``start_bits``.
+        first: Whether bits are taken from the ``weights`` first, or from the ``activations``.
+        sensitivity: What a bit less of a group costs (IMPQ). ``bound``: its term in the bound on the mismatch
+            probability, ``D**2 * E`` (equation 1); ``paper``: ``2**-B * E`` (equations 4 and 5); ``repo``:
+            that times mean magnitudes, the authors' code.
+        rank: What the sensitivity is divided by. ``bits``: bits of storage that a bit less saves; ``macs``:
+            multiply-accumulates, times the bits of the other operand; ``group``: nothing, as in the paper.
+        step_groups: Groups that lose a bit in one iteration. None of this and the next two: half of the
+            eligible groups three times, then a quarter, then 15 %.
+        step_sensitivity: Sensitivity up to which every group loses a bit in one iteration.
+        step_mismatch: What the groups of one iteration may add to the bound on the mismatch probability.
+        prune: Whether kernels may lose their last bit, and leave the file: with granularity ``kernel`` and
+            sensitivity ``bound``.
+        clip: Where weights are clipped, kernel by kernel (IMPQ, section 4.1). ``mse``: least squared error;
+            ``4rms``: four root mean squares, as in the paper; ``max``: nowhere, as in the authors' code.
+        activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
+            squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
+            largest channel: those of BatchNormalization, or measured where there is none.
         bits: Uniform widths of lsq and lsq+, ``W4A4``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
@@ -78,7 +107,8 @@ class QuantizeOptions:
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
         lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
-        granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights.
+        granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights:
+            impq ``kernel``, adaqat ``network``.
         activation_granularity: Whether the ``network`` or each ``layer`` has a width of its activations;
             ``auto``: ``network`` if ``granularity`` is, else ``layer``.
         hardware: What the widths are weighed by. ``bitops``: multiply-accumulates; ``size``: weights, the
@@ -116,10 +146,23 @@ class QuantizeOptions:
     std: tuple[float, ...] | None = None
     out: str | None = None
     plan: str | None = None
+    start_plan: str | None = None
+    take: int | None = None
     seed: int = 0
-    start_bits: str = None  # type: ignore[assignment]  # __post_init__ puts widths here
-    target_bits: str = "W3A6"
+    start_bits: str | None = None
+    target_bits: str | None = None
+    target_size: int | None = None
+    target_bitops: float | None = None
     max_drop: float = 1.0
+    first: str = "weights"
+    sensitivity: str = "bound"
+    rank: str = "bits"
+    step_groups: int | None = None
+    step_sensitivity: float | None = None
+    step_mismatch: float | None = None
+    prune: bool = False
+    clip: str = "mse"
+    activation_clip: str = "mse"
     bits: str = "W4A4"
     config: str = "auto"
     weight_scales: str = "kernel"
@@ -127,7 +170,7 @@ class QuantizeOptions:
     all_layers: bool = False
     init: str = "lsq+"
     lambda_: float = 0.15
-    granularity: str = "network"
+    granularity: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     activation_granularity: str = "auto"
     hardware: str = "bitops"
     from_scratch: bool = False
@@ -149,13 +192,17 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        self._check_choices()
-        for name in ("start_bits", "epochs", "lr"):
+        check_choices(self, CHOICES)
+        for name in ("start_bits", "target_bits", "granularity", "epochs", "lr"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self._default(name))
-        self._check_effects()
-        self._check_widths()
-        self._check_numbers()
+        for field in dataclasses.fields(self):
+            idle = self._idle(field.name)
+            if idle is not None and getattr(self, field.name) != self._default(field.name):
+                raise OptionError(idle)
+        check_together(self)
+        check_widths(self)
+        check_numbers(self)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -170,86 +217,14 @@ class QuantizeOptions:
         rates, epochs = (
             (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS[self.method])
         )
+        others = (self.target_size, self.target_bitops)
         fitting = {
-            "start_bits": START_BITS.get(self.method, "W8A8"), "epochs": epochs, "lr": rates[self.optimizer],
+            "start_bits": START_BITS.get(self.method, "W8A8") if self.start_plan is None else None,
+            "epochs": epochs, "lr": rates[self.optimizer],
+            "target_bits": TARGET_BITS if others == (None, None) else None,
+            "granularity": GRANULARITY.get(self.method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)
 
     def _idle(self, name: str) -> str | None:
         return why_without_effect(name, self.method, with_plan=self.plan is not None)
-
-    def _check_choices(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.lower == "fastest" and self.target != "cpu":
-            raise OptionError(
-                f"lower='fastest' measures files for target 'cpu', got {self.target!r}; leave one out"
-            )
-
-    def _check_effects(self) -> None:
-        for field in dataclasses.fields(self):
-            idle = self._idle(field.name)
-            if idle is not None and getattr(self, field.name) != self._default(field.name):
-                raise OptionError(idle)
-        if self.method == "lsq" and self.config in ("3", "4"):
-            raise OptionError(
-                f"config {self.config!r} learns offsets, which method 'lsq' has not; choose method 'lsq+', "
-                "or config auto, 1 or 2"
-            )
-        if self.hardware == "size" and self.activation_granularity != "auto":
-            raise OptionError(
-                "activation_granularity has no effect with hardware 'size', which leaves the widths of "
-                "activations as they are; leave it out, or choose hardware 'bitops' or 'latency'"
-            )
-
-    def _check_widths(self) -> None:
-        start, target = parse_bits(self.start_bits), parse_bits(self.target_bits)
-        uniform = parse_bits(self.bits)
-        for name, widths in (("start_bits", start), ("bits", uniform)):
-            if any(width != int(width) for width in widths):
-                raise OptionError(f"{name} are uniform, so whole numbers, got {getattr(self, name)!r}")
-        if self.method == "impq" and any(low > high for low, high in zip(target, start, strict=True)):
-            raise OptionError(
-                f"target_bits {self.target_bits!r} must not exceed start_bits {self.start_bits!r}; "
-                "the search only takes bits away"
-            )
-        if self.method == "adaqat" and start[1] < 2:
-            raise OptionError(f"start_bits {self.start_bits!r}: activation bits of adaqat must be 2 to 8")
-        if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
-            raise OptionError(f"bits {self.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
-        if uniform[0] < 2 and self.weight_grid == "full":
-            raise OptionError(
-                f"bits {self.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' takes 1"
-            )
-
-    def _check_numbers(self) -> None:
-        for name in ("seed", "epochs", "max_drop", "weight_decay"):
-            self._at_least(name, 0)
-        for name in ("epoch_samples", "batch_size", "accumulate", "patience"):
-            self._at_least(name, 1)
-        begun = math.ceil(round((1 - INTEGER_SHARE) * self.epochs, 6))  # the rest is in integers, to the end
-        if self.patience is not None and self.patience >= begun:
-            raise OptionError(
-                f"patience must be less than the {begun} epochs that can end early of epochs {self.epochs}, "
-                f"got {self.patience}; give more epochs, or leave patience out"
-            )
-        if self.from_scratch and not self.epochs:
-            raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
-        if self.seed > _LARGEST_SEED:
-            raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {self.seed}")
-        for name in ("lr", "lambda_"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise OptionError(f"{name.rstrip('_')} must be positive and finite, got {value!r}")
-        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
-            raise OptionError(f"resize must be a height and a width of at least 1, got {self.resize!r}")
-        if self.mean is not None and not all(map(math.isfinite, self.mean)):
-            raise OptionError(f"mean must be finite, got {self.mean!r}")
-        if self.std is not None and not all(math.isfinite(s) and s > 0 for s in self.std):
-            raise OptionError(f"std must be positive and finite, got {self.std!r}")
-
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise OptionError(f"{name} must be at least {least}, got {value!r}")

@@ -33,7 +33,7 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         OptionError: TensorBoard files are asked for, and the package is missing; nothing was written.
         PassError: The model or the plan cannot be used; nothing was written.
         DataError: The data cannot be used; nothing was written.
-        CheckpointError: ``--resume`` does not fit; nothing was written.
+        CheckpointError: ``--resume`` or ``--take`` does not fit; nothing was written.
         TrainingError: The training came to no usable network; no ONNX file was written.
         VerificationError: Two engines gave different integers; ``model.int.onnx`` was not written.
     """
@@ -62,8 +62,8 @@ def _begin(job: Job) -> None:
             job.reporter.warn(f"{str(job.out)!r} holds the files of an earlier run; they will be replaced")
         if job.checkpoint is None:
             (job.out / rundir.LOG).unlink(missing_ok=True)
-            shutil.rmtree(job.out / rundir.CHECKPOINT, ignore_errors=True)
-            shutil.rmtree(job.out / rundir.TENSORBOARD, ignore_errors=True)
+            for folder in (rundir.CHECKPOINT, rundir.ITERATIONS, rundir.TENSORBOARD):
+                shutil.rmtree(job.out / folder, ignore_errors=True)
         job.reporter.open(job.out / rundir.LOG)
         if job.options.tensorboard:
             job.reporter.open_board(job.out / rundir.TENSORBOARD)

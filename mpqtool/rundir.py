@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["CHECKPOINT", "INT", "LOG", "PLAN", "QDQ", "REPORT", "RESULT", "TENSORBOARD"]
+__all__ = ["CHECKPOINT", "INT", "ITERATIONS", "LOG", "PLAN", "QDQ", "REPORT", "RESULT", "TENSORBOARD"]
 
 PLAN, QDQ, INT = "plan.json", "model.qdq.onnx", "model.int.onnx"
 RESULT, REPORT, LOG = "result.json", "report.html", "log.jsonl"
-CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
+CHECKPOINT, TENSORBOARD, ITERATIONS = "checkpoint", "tensorboard", "iterations"

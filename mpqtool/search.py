@@ -18,8 +18,9 @@ from .methods.impq import Impq
 from .methods.lsq import Lsq
 from .quantizers import OffsetQuantizer
 from .quantizers.attach import activation_quantizers, read_plan
+from .resumption import TAKEN
 from .run_adaqat import adaqat
-from .run_impq import impq
+from .run_impq import impq, taken
 from .run_lsq import lsq
 from .run_trainer import make_trainer, tuning_batches
 from .training import Trainer
@@ -33,11 +34,14 @@ _METHODS: dict[str, Callable[[Job, Trainer], Impq | Lsq | AdaQat]] = {
 
 
 def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
-    """Learn bit-widths and scales with BatchNormalization in training.
+    """Learn bit-widths and scales with BatchNormalization in training; or take them from an iteration.
 
     Returns:
         The network with its quantizers, and one row per iteration or epoch.
     """
+    kept = job.resumed(TAKEN)
+    if kept is not None:
+        return taken(job, kept)
     trainer = make_trainer(job, job.tuning, mixed_precision=job.options.mixed_precision)
     method = _METHODS[job.options.method](job, trainer)
     checkpoint = job.resumed("search")

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from mpqtool.errors import OptionError
-from mpqtool.method_options import EPOCHS, METHODS_OF, START_BITS
+from mpqtool.method_options import EPOCHS, GRANULARITY, METHODS_OF, START_BITS
+from mpqtool.methods.budgets import PHASES
+from mpqtool.methods.sensitivity import RANKS, SENSITIVITIES
+from mpqtool.methods.width_variables import GRANULARITIES
+from mpqtool.option_checks import STEPS
 from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.initialize import INITS
@@ -74,6 +78,35 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
             {"method": "adaqat", "hardware": "size", "activation_granularity": "layer"},
             "activation_granularity has no effect with hardware 'size', .* choose hardware 'bitops' or",
         ),
+        ({"first": "biases"}, "first must be one of weights, activations, got 'biases'"),
+        ({"sensitivity": "hessian"}, "sensitivity must be one of bound, paper, repo, got 'hessian'"),
+        ({"rank": "bytes"}, "rank must be one of bits, macs, group, got 'bytes'"),
+        ({"clip": "4 rms"}, "clip must be one of mse, 4rms, max, got '4 rms'"),
+        ({"activation_clip": "max"}, "activation_clip must be one of mse, 6sigma, got 'max'"),
+        ({"step_groups": 0}, "step_groups must be at least 1, got 0"),
+        ({"step_sensitivity": 0.0}, "step_sensitivity must be positive and finite, got 0.0"),
+        ({"step_mismatch": float("inf")}, "step_mismatch must be positive and finite, got inf"),
+        ({"prune": True, "granularity": "layer"}, "got 'layer' and 'bound'; leave prune out, or these"),
+        ({"prune": True, "sensitivity": "repo"}, "got 'kernel' and 'repo'; leave prune out, or these"),
+        ({"take": -1}, "take must be at least 0, got -1"),
+        (
+            {"take": 2, "resume": True},
+            "take makes files of an iteration that is there, resume goes on; leave",
+        ),
+        (
+            {"start_plan": "p.json", "start_bits": "W4A8"},
+            "start_plan has the widths to start from, as start_bits has; leave one out",
+        ),
+        ({"target_size": 0}, "target_size must be at least 1, got 0"),
+        ({"target_bitops": -1.0}, "target_bitops must be positive and finite, got -1.0"),
+        (
+            {"step_groups": 5, "step_mismatch": 0.1},
+            "step_groups and step_mismatch are two rules for one thing",
+        ),
+        (
+            {"step_mismatch": 0.1, "sensitivity": "repo"},
+            "got sensitivity 'repo'; choose sensitivity 'bound', or",
+        ),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
         ({"seed": True}, "seed must be of type int, got True"),
@@ -127,13 +160,17 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch"), "off")
+    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
+    words |= dict.fromkeys(("target_size", "target_bitops", "start_plan", "take", *STEPS), "none")
+    words |= {"granularity": "; ".join(GRANULARITY.values())}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
 
 
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
+    assert (CHOICES["sensitivity"], CHOICES["rank"], CHOICES["first"]) == (SENSITIVITIES, RANKS, PHASES)
+    assert set(CHOICES["granularity"]) == set(GRANULARITIES)
     assert CHOICES["init"] == INITS
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 
@@ -143,8 +180,11 @@ _OTHER_THAN_DEFAULT = {
     "weight_scales": "layer", "weight_grid": "odd", "all_layers": True, "init": "mse", "patience": 3,
     "epochs": 9, "epoch_samples": 7, "batch_size": 8, "accumulate": 2, "optimizer": "adamw", "lr": 0.5,
     "weight_decay": 0.0, "mixed_precision": "bf16", "distill": True, "resume": True, "tensorboard": True,
-    "lambda_": 0.5, "granularity": "kernel", "activation_granularity": "layer", "hardware": "latency",
-    "from_scratch": True,
+    "lambda_": 0.5, "granularity": "layer", "activation_granularity": "layer", "hardware": "latency",
+    "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
+    "sensitivity": "paper", "rank": "macs",
+    "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
+    "activation_clip": "6sigma", "start_plan": "plan.json", "take": 3, "prune": True,
 }  # fmt: skip
 
 
@@ -204,6 +244,31 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
     assert (made.epochs, made.lr) == (epochs, lr)
     assert (made.settings["epochs"], made.settings["lr"]) == (epochs, lr)
     assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({}, "W3A6"),
+        ({"target_size": 9}, None),
+        ({"target_bitops": 9}, None),
+        ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
+        ({"method": "lsq"}, "W3A6"),
+        ({"start_plan": "p.json"}, "W3A6"),
+    ],
+)
+def test_target_bits_are_the_budget_where_no_other_is_given(
+    options: dict[str, Any], bits: str | None
+) -> None:
+    made = QuantizeOptions(**options)
+    assert made.target_bits == bits
+    assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+@pytest.mark.parametrize(("method", "granularity"), [("impq", "kernel"), ("adaqat", "network")])
+def test_the_granularity_depends_on_the_method(method: str, granularity: str) -> None:
+    assert QuantizeOptions(method=method).settings["granularity"] == granularity
+    assert QuantizeOptions(method=method, granularity="layer").settings["granularity"] == "layer"
 
 
 @pytest.mark.parametrize(("method", "bits"), [("impq", "W4A8"), ("adaqat", "W8A8")])

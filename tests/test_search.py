@@ -16,8 +16,10 @@ from mpqtool.job import Job, prepare
 from mpqtool.methods.adaqat import AdaQat
 from mpqtool.methods.impq import Impq
 from mpqtool.methods.lsq import Lsq
+from mpqtool.methods.selection import Step
 from mpqtool.optimization import Recipe
 from mpqtool.options import METHODS, QuantizeOptions
+from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers import ActivationQuantizer, Gain, LsqWeightQuantizer, OffsetQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
@@ -84,14 +86,61 @@ def test_settings_of_impq(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
     options = {"start_bits": "W5A7", "target_bits": "W2.5A4", "max_drop": 2.5, "seed": 3, "epochs": 1}
     _, begun = _begun(model, monkeypatch, method="impq", **options)
     settings = begun.settings
-    assert (settings.target_weights, settings.target_activations) == (2.5, 4)
-    assert (settings.max_drop, settings.seed, settings.epochs) == (2.5, 3, 1)
-    assert settings.fixed_activations == {"x"}
+    reduction = settings.reduction
+    assert settings.budgets.limits == {"weights": 2.5, "activations": 4}
+    assert (settings.max_drop, reduction.seed, settings.epochs) == (2.5, 3, 1)
+    assert reduction.fixed - settings.budgets.free == {"x"}
+    assert (reduction.granularity, reduction.costs, reduction.step) == ("kernel", (), Step())
     assert {w.grid for w in weight_quantizers(begun.network)} == {Grid.ODD}
     assert {b for w in weight_quantizers(begun.network) for b in w.bits.tolist()} == {5}
-    fixed = settings.free_activations | settings.fixed_activations
-    multiplied = [a for a in activation_quantizers(begun.network) if a.name not in fixed]
+    multiplied = [a for a in activation_quantizers(begun.network) if a.name not in reduction.fixed]
     assert {int(a.bits) for a in multiplied} == {7}
+
+
+def test_more_settings_of_impq(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "granularity": "layer", "sensitivity": "repo", "rank": "macs", "step_groups": 9, "clip": "max",
+        "activation_clip": "6sigma", "first": "activations", "target_size": 100, "target_bitops": 1e5,
+    }  # fmt: skip
+    job, begun = _begun(model, monkeypatch, method="impq", **options)
+    settings, reduction = begun.settings, begun.settings.reduction
+    assert settings.budgets.limits == {"size": 100, "bitops": 1e5}
+    assert settings.first == "activations"
+    assert begun.order == ["activations", "weights"]
+    assert reduction.step == Step(groups=9)
+    assert [cost.weight for cost in reduction.costs] == [entry.name for entry in job.plan.weights]
+    for name in ("granularity", "sensitivity", "rank", "clip", "activation_clip"):
+        assert getattr(reduction, name) == options[name]
+
+
+def test_a_search_goes_on_from_the_scales_of_a_plan(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    job, _ = _begun(model, monkeypatch, method="impq")
+    rng = np.random.default_rng(1)
+    weights = [
+        entry.model_copy(update={"scale": tuple(rng.uniform(0.1, 1, len(entry.bits))), "shift": 2})
+        for entry in job.plan.weights
+    ]
+    given = job.plan.replaced(weights=[*weights[:-1], job.plan.weights[-1]])  # the last is left open
+    (tmp_path / "plan.json").write_text(given.to_json())
+
+    job, begun = _begun(model, monkeypatch, method="impq", start_plan=str(tmp_path / "plan.json"))
+
+    assert job.plan == given
+    factors = batch_norm_factors(job.model)
+    assert factors.keys() == {"w0", "w1", "w2"}
+    *scaled, last = weight_quantizers(begun.network)
+    for quantizer, entry in zip(scaled, given.weights, strict=False):
+        assert quantizer.shift == 0
+        # BatchNormalization is not folded: what it multiplies is not in the scale yet.
+        np.testing.assert_allclose(
+            quantizer.scale.numpy() * np.abs(factors.get(entry.name, 1)), entry.scale, rtol=1e-6
+        )
+    assert last.scale.isnan().all()
+    again = _begun(model, monkeypatch, method="impq")[0]
+    assert again.identity != job.identity
+    assert job.identity["options"]["start_plan"] == given.to_json()
 
 
 def _weights(begun: Lsq | Impq) -> list[LsqWeightQuantizer]:
@@ -150,7 +199,7 @@ def test_settings_of_adaqat(
     )
     settings, search_settings = begun.settings, begun.settings.search
     assert dataclasses.asdict(search_settings) == {
-        "balance": 0.25, "weights": weights, "activations": activations, "seed": 5, "least_weights": 1,
+        "balance": 0.25, "weights": weights, "activations": activations, "least_weights": 1,
         "least_activations": 2, "steps": begun.trainer.steps(6),
     }  # fmt: skip
     assert begun.trainer.steps(6) == 6 * begun.trainer.steps_per_epoch

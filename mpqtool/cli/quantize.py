@@ -16,7 +16,8 @@ from mpqtool.errors import OptionError
 from mpqtool.method_options import why_without_effect
 from mpqtool.options import CHOICES, QuantizeOptions
 
-from .common import echo_json, echo_table, json_option, number, numbers, size, vnni_option
+from .common import echo_json, json_option, numbers, size, vnni_option
+from .summary import echo_summary
 
 _Command = Callable[..., Any]
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(QuantizeOptions)}
@@ -45,11 +46,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
-@_panel("Search (--method impq, adaqat)", "start_bits")
-@_panel("IMPQ (--method impq)", "target_bits", "max_drop")
+@_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
 @_panel(
-    "AdaQAT (--method adaqat)",
-    "lambda_", "granularity", "activation_granularity", "hardware", "from_scratch",
+    "IMPQ (--method impq)",
+    "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+    "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
+    "start_plan", "take",
+)  # fmt: skip
+@_panel(
+    "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
 @_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
 @_panel(
@@ -71,6 +76,16 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
 @_option(
+    "start_plan", type=click.Path(), metavar="FILE",
+    help="Start the search from the widths and scales of this plan.json, in place of --start-bits. MODEL may "
+    "be the QDQ file it belongs to.",
+)  # fmt: skip
+@_option(
+    "take", type=int, metavar="N",
+    help="Make the files of iteration N, which an earlier run with the same options kept in the run "
+    "directory; no search.",
+)  # fmt: skip
+@_option(
     "data", metavar="SPEC",
     help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
     "[default: MODEL.npz beside MODEL.onnx]",
@@ -86,17 +101,67 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "start_bits", metavar="WnAn",
     help="Uniform widths that the search starts from.  [default: impq W4A8; adaqat W8A8]",
 )  # fmt: skip
-@_option("target_bits", metavar="WnAn", help="Effective widths to stop at; fractions are allowed.")
+@_option(
+    "target_bits", metavar="WnAn",
+    help="Effective widths to stop at; fractions are allowed.  [default: W3A6; none beside another target]",
+)  # fmt: skip
+@_option(
+    "target_size", type=int, metavar="BYTES",
+    help="Bytes of all weights to stop at, as bytes.weights_owed of result.json has them.",
+)  # fmt: skip
+@_option(
+    "target_bitops", type=float, metavar="N",
+    help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
+    "first goes half of the way, as factors go.",
+)  # fmt: skip
 @_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option("first", help="What bits are taken from first.")
+@_option(
+    "sensitivity",
+    help="What a bit less of a group costs. bound: its term in the bound on the mismatch probability. paper: "
+    "equations 4 and 5, which leave out the range. repo: the authors' code, with mean magnitudes.",
+)
+@_option(
+    "rank",
+    help="What that is divided by. bits: bits of storage saved. macs: multiply-accumulates saved, times the "
+    "bits of the other operand. group: nothing, as in the paper.",
+)
+@_option(
+    "step_groups", type=int, metavar="N",
+    help="Groups that lose a bit in one iteration.  [default: 50 % of the eligible ones three times, 25 %, "
+    "then 15 %]",
+)  # fmt: skip
+@_option(
+    "step_sensitivity", type=float, metavar="M", help="Instead: all groups with a sensitivity up to this."
+)
+@_option(
+    "step_mismatch", type=float, metavar="P",
+    help="Instead: as many as add no more than this to the bound on the mismatch probability.",
+)  # fmt: skip
 @_option(
     "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+)
+@_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
+@_option(
+    "clip",
+    help="Where kernels are clipped. mse: least squared error. 4rms: 4 root mean squares, as in the paper. "
+    "max: nowhere, as in the authors' code.",
+)
+@_option(
+    "activation_clip",
+    help="Where the clip of an activation behind ReLU starts; training moves it. mse: least squared error. "
+    "6sigma: mean and six standard deviations before it, of BatchNormalization or measured.",
 )
 @_option(
     "lambda_", type=float,
     help="Price of bits, in units of the loss, times weight bits times activation bits: the larger, the "
     "fewer bits.",
 )  # fmt: skip
-@_option("granularity", help="What has a width of its weights: the network, each layer, or each kernel.")
+@_option(
+    "granularity",
+    help="What has a width of its weights: the network, each layer, or each kernel.  [default: impq kernel; "
+    "adaqat network]",
+)
 @_option(
     "activation_granularity",
     help="What has a width of its activations; auto: the network if --granularity is, else each layer.",
@@ -180,7 +245,7 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     if as_json:
         echo_json(result.result)
     else:
-        _show(str(result.path), result.result)
+        echo_summary(str(result.path), result.result)
 
 
 def _refuse_idle(options: dict[str, Any]) -> None:
@@ -191,41 +256,3 @@ def _refuse_idle(options: dict[str, Any]) -> None:
             idle = why_without_effect(name, options["method"], with_plan=options["plan"] is not None)
             if idle is not None:
                 raise OptionError(idle)
-
-
-def _show(path: str, result: dict[str, Any]) -> None:
-    metric, bits, sizes, verified = (result[key] for key in ("metric", "bits", "bytes", "verify"))
-    share = result["nodes"]["mac_share_integer"]
-    unit = " dB" if metric["name"] == "sqnr_db" else " %"
-    rows = [
-        (f"{metric['name'] or 'metric'} {form.replace('_', '-')}", number(metric[form], unit))
-        for form in ("float", "fake_quant", "qdq", "integer")
-    ]
-    quantized = _quantized_bits(bits["layers"])
-    rows += [
-        ("weight bits (all layers)", number(bits["weights_eff"])),
-        ("weight bits (quantized layers)", number(quantized)),
-        ("activation bits", number(bits["activations_eff"])),
-        ("bytes float", number(sizes["float"])),
-        ("bytes integer", number(sizes["integer"])),
-        ("seconds", number(result["time_s"]["total"], digits=1)),
-        ("MACs in integers", "-" if share is None else f"{share:.1%}"),
-        ("verified", "yes" if verified["passed"] else "no"),
-        ("float islands", number(len(result["nodes"]["islands"]))),
-    ]
-    rows += [
-        (f"  {island['op']} {island['name']}", island["reason"]) for island in result["nodes"]["islands"]
-    ]
-    echo_table(rows)
-    click.echo(path)
-
-
-def _quantized_bits(layers: list[dict[str, Any]]) -> float | None:
-    """Mean bits of the weights that are not float."""
-    total, count = 0.0, 0
-    for row in layers:
-        kernels = sum(row["weight_bits"].values())
-        if list(row["weight_bits"]) != ["32"] and kernels:
-            mean = sum(float(bits) * number for bits, number in row["weight_bits"].items()) / kernels
-            total, count = total + mean * row["weights"], count + row["weights"]
-    return total / count if count else None

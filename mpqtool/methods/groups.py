@@ -1,68 +1,113 @@
-"""Groups: the sets of values that share a bit-width, and what one bit less of them would cost."""
+"""Groups: the sets of values that share a bit-width, and how many bits all of them have."""
 
 from __future__ import annotations
 
-__all__ = ["Activation", "Kernel", "activation_bits", "prefix", "weight_bits"]
+__all__ = [
+    "Activation",
+    "Group",
+    "Weights",
+    "activation_bits",
+    "least_bits",
+    "weight_bits",
+    "weight_groups",
+]
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
+from mpqtool.passes.plan import Grid
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
-from .noise_gain import NoiseGains
+LEAST_ACTIVATION_BITS = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """One output channel's weights."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights that share a bit-width: one kernel, one layer, or all of the network.
 
-    quantizer: WeightQuantizer
-    index: int
+    Kernels that have no bit to give are no part of it. What began with several widths, as in a plan, keeps
+    the differences: every kernel loses a bit.
+
+    Attributes:
+        members: The quantizers.
+        kernel: The kernel of the one member that it is; None: all kernels of all members.
+        prune: Whether the last bit may go too.
+    """
+
+    members: Sequence[WeightQuantizer]
+    kernel: int | None = None
+    prune: bool = False
 
     @property
-    def elements(self) -> int:
-        return self.quantizer.elements
+    def kernels(self) -> list[tuple[WeightQuantizer, Tensor]]:
+        """Each member, and which of its kernels have a bit to give, ``(kernels,)``, on the CPU."""
+        found = []
+        for member in self.members:
+            able = (member.bits > least_bits(member, prune=self.prune)).cpu()
+            if self.kernel is not None:
+                able &= torch.arange(len(able)) == self.kernel
+            found.append((member, able))
+        return found
 
-    def sensitivity(self, gains: NoiseGains) -> float:
-        """``step**2 * E / elements``: growth of the mismatch bound for each bit of storage given up."""
-        step = float(self.quantizer.step[self.index])
-        return step**2 * float(gains.weights[self.quantizer.name][self.index]) / self.elements
+    @property
+    def is_empty(self) -> bool:
+        """Whether none of it has a bit to give."""
+        return not any(bool(able.any()) for _, able in self.kernels)
 
     def take_a_bit(self) -> None:
-        self.quantizer.bits[self.index] -= 1
+        for member, able in self.kernels:
+            member.bits -= able.to(member.bits)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Activation:
     """One quantized value."""
 
     quantizer: ActivationQuantizer
 
     @property
-    def elements(self) -> int:
-        return self.quantizer.elements
-
-    def sensitivity(self, gains: NoiseGains) -> float:
-        """``step**2 * E / elements``."""
-        step = float(self.quantizer.scale.detach())
-        return step**2 * gains.activations.get(self.quantizer.name, 0.0) / max(self.elements, 1)
+    def is_empty(self) -> bool:
+        """Whether it has no bit to give."""
+        return int(self.quantizer.bits) <= LEAST_ACTIVATION_BITS
 
     def take_a_bit(self) -> None:
         self.quantizer.bits -= 1
 
 
-def prefix(ranked: list[Kernel | Activation], allowed: int, excess: float) -> list[Kernel | Activation]:
-    """The first ``allowed`` groups, or fewer if those already give up ``excess`` bits."""
-    chosen: list[Kernel | Activation] = []
-    for group in ranked[:allowed]:
-        if excess <= 0:
-            break
-        chosen.append(group)
-        excess -= group.elements
-    return chosen
+Group = Weights | Activation
+
+
+def least_bits(quantizer: WeightQuantizer, *, prune: bool = False) -> int:
+    """Bits that a kernel keeps: only the odd grid has codes of one bit, the last before none."""
+    if quantizer.grid is not Grid.ODD:
+        return 2
+    return 0 if prune else 1
+
+
+def weight_groups(
+    quantizers: Sequence[WeightQuantizer], granularity: str, *, prune: bool = False
+) -> list[Weights]:
+    """The groups that still have a bit to give.
+
+    Args:
+        quantizers: Of all weights.
+        granularity: ``kernel``, ``layer`` or ``network``.
+        prune: Whether the last bit may go too.
+    """
+    if granularity == "kernel":
+        return [
+            Weights([quantizer], index, prune)
+            for quantizer in quantizers
+            for index, able in enumerate((quantizer.bits > least_bits(quantizer, prune=prune)).tolist())
+            if able
+        ]
+    members = [quantizers] if granularity == "network" else [[quantizer] for quantizer in quantizers]
+    found = [Weights(these, prune=prune) for these in members]
+    return [group for group in found if not group.is_empty]
 
 
 def weight_bits(network: fx.GraphModule) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mpqtool.passes.arithmetic import code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid, WeightQuant
 
+from .clips import clipped_scale
+
 
 class WeightQuantizer(nn.Module):
     """Fake-quantize a weight kernel by kernel: ``w_hat[o] = scale[o] * code[o]``.
@@ -58,15 +60,25 @@ class WeightQuantizer(nn.Module):
         return torch.where(self.bits < 8, 2 * self.scale, self.scale)
 
     @torch.no_grad()
-    def fit(self, weight: Tensor) -> None:
-        """Set every scale to the one with the least squared error at the present widths."""
+    def fit(self, weight: Tensor, clip: str = "mse") -> None:
+        """Set every scale for the present widths.
+
+        Args:
+            weight: As for ``forward``.
+            clip: ``mse``: the least squared error; else see ``clips.clipped_scale``.
+        """
         weight = weight * self._per_kernel(self.factor, weight)
-        scale = fit_weight_scale(weight.cpu().numpy(), self.bits.cpu().numpy(), self.grid)
-        self.scale.copy_(torch.from_numpy(scale))
+        if clip == "mse":
+            scale = fit_weight_scale(weight.cpu().numpy(), self.bits.cpu().numpy(), self.grid)
+            self.scale.copy_(torch.from_numpy(scale))
+        else:
+            self.scale.copy_(clipped_scale(weight, self.bits, self.grid, clip))
 
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes as float32; the gradient is that of ``factor * weight / scale``."""
         real = weight / self._per_kernel(self.scale / self.factor, weight)
+        if bool((self.bits == 0).any()):  # these take no part, and BatchNormalization would make much of it
+            real = real * self._per_kernel((self.bits > 0).to(weight), weight)
         codes: Tensor = _NearestCode.apply(  # type: ignore[no-untyped-call]  # torch's apply has no types
             real,
             self._per_kernel(self._on_odd_grid(), weight),

@@ -138,6 +138,26 @@ def test_options_reach_the_pipeline(pipeline: _Pipeline) -> None:
     )  # fmt: skip
 
 
+def test_options_of_impq_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--granularity", "layer", "--sensitivity", "repo", "--rank", "macs", "--step-groups", "9"]
+    arguments += ["--first", "activations", "--clip", "max", "--activation-clip", "6sigma"]
+    arguments += [
+        "--target-size",
+        "5000",
+        "--target-bitops",
+        "1.5e8",
+        "--start-plan",
+        "p.json",
+        "--take",
+        "4",
+    ]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        granularity="layer", sensitivity="repo", rank="macs", step_groups=9, first="activations", clip="max",
+        start_plan="p.json", take=4, activation_clip="6sigma", target_size=5000, target_bitops=1.5e8,
+    )  # fmt: skip
+
+
 def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
     arguments = ["--method", "lsq+", "--bits", "W2A3", "--config", "4", "--weight-scales", "layer"]
     arguments += ["--weight-grid", "odd", "--all-layers", "--init", "minmax", "--patience", "2"]

@@ -57,7 +57,7 @@ def test_default_run_meets_its_promises(tmp_path: pathlib.Path) -> None:
     assert result == json.loads((out / "result.json").read_text())
     assert {path.name for path in out.iterdir()} == {
         "plan.json", "model.qdq.onnx", "model.int.onnx", "result.json", "report.html", "log.jsonl",
-        "checkpoint",
+        "checkpoint", "iterations",
     }  # fmt: skip
     assert result["bits"]["weights_eff"] <= 3.0
     assert result["bits"]["activations_eff"] <= 6.0

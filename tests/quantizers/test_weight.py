@@ -89,3 +89,14 @@ def test_a_factor_is_a_change_of_units() -> None:
     assert parameter.grad is not None
     # As for ``factor * (scaled codes)`` behind a layer, which BatchNormalization was.
     assert torch.equal(parameter.grad, factor.view(-1, 1) * weight.grad)
+
+
+def test_a_kernel_of_no_bits_is_not_trained() -> None:
+    quantizer = WeightQuantizer("w", (3, 0), Grid.ODD, elements=5)
+    weight = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantizer.fit(weight)
+    y = quantizer(weight)
+    (y * 3).sum().backward()
+    assert weight.grad is not None
+    assert y[1].abs().max() == 0
+    assert weight.grad.tolist() == [[3.0] * 5, [0.0] * 5]

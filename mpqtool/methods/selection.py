@@ -1,0 +1,72 @@
+"""How many groups lose a bit in one iteration.
+
+Source: Gonugondla and Shanbhag, IMPQ, Algorithm 1, which names three rules and gives no numbers.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Step", "select"]
+
+import dataclasses
+from collections.abc import Sequence
+
+from .sensitivity import Ranked
+
+_SHARES = (0.5, 0.5, 0.5, 0.25)
+"""Share of the eligible groups that lose a bit in each iteration of a phase, and ..."""
+_LATER_SHARE = 0.15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """How far one iteration may go; one of these at most, none: a falling share of the groups.
+
+    Attributes:
+        groups: So many groups, the least sensitive ones.
+        sensitivity: All groups with a sensitivity up to this.
+        mismatch: The longest beginning of the ranking whose groups, each a bit less, add no more than this to
+            the bound on the mismatch probability.
+    """
+
+    groups: int | None = None
+    sensitivity: float | None = None
+    mismatch: float | None = None
+
+    def unreached(self, caution: float) -> str:
+        """Why no group may lose a bit."""
+        if self.sensitivity is not None:
+            return f"no group has a sensitivity of {caution * self.sensitivity:g} or less"
+        assert self.mismatch is not None  # the other rules always leave a group
+        return f"any group would add more than {caution * self.mismatch:g} to the bound on the mismatch"
+
+
+def select(ranking: Sequence[Ranked], step: Step, *, iteration: int, caution: float) -> list[Ranked]:
+    """The groups that may lose a bit.
+
+    Args:
+        ranking: All that have one to give, least sensitive first.
+        step: The rule.
+        iteration: Which one of its phase this is, from 0.
+        caution: A factor of how far to go, 1 until something was rolled back.
+    """
+    if step.sensitivity is not None:
+        return [entry for entry in ranking if entry.sensitivity <= caution * step.sensitivity]
+    if step.mismatch is not None:
+        return _within(ranking, caution * step.mismatch)
+    if step.groups is not None:
+        number = caution * step.groups
+    else:
+        share = _SHARES[iteration] if iteration < len(_SHARES) else _LATER_SHARE
+        number = share * caution * len(ranking)
+    return list(ranking[: max(1, round(number))])
+
+
+def _within(ranking: Sequence[Ranked], mismatch: float) -> list[Ranked]:
+    """As many as add up to no more than this: with a bit less, steps double and squares of them are four."""
+    chosen, added = [], 0.0
+    for entry in ranking:
+        added += 3 * entry.sensitivity
+        if added > mismatch:
+            break
+        chosen.append(entry)
+    return chosen
