@@ -13,7 +13,6 @@ from mpqtool.errors import OptionError
 from mpqtool.method_options import EPOCHS, GRANULARITY, METHODS_OF, START_BITS
 from mpqtool.methods.budgets import PHASES
 from mpqtool.methods.sensitivity import RANKS, SENSITIVITIES
-from mpqtool.methods.width_variables import GRANULARITIES
 from mpqtool.option_checks import STEPS
 from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
 from mpqtool.passes.plan import Grid
@@ -170,7 +169,6 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
 
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
     assert (CHOICES["sensitivity"], CHOICES["rank"], CHOICES["first"]) == (SENSITIVITIES, RANKS, PHASES)
-    assert set(CHOICES["granularity"]) == set(GRANULARITIES)
     assert CHOICES["init"] == INITS
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 
