@@ -60,7 +60,7 @@ def test_a_failed_verification_leaves_no_integer_file(
     with pytest.raises(VerificationError, match=r"2 of \d+ codes differ .* first in 'relu_3"):
         mpqtool.quantize(EXAMPLES / "digits.onnx", method="impq", out=out, **SHORT)
     assert sorted(path.name for path in out.iterdir()) == [
-        "checkpoint", "log.jsonl", "model.qdq.onnx", "plan.json",
+        "checkpoint", "iterations", "log.jsonl", "model.qdq.onnx", "plan.json",
     ]  # fmt: skip
 
 
