@@ -40,9 +40,8 @@ def save_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint, name: str = _N
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()
     }
-    with replacing(
-        folder / (name + _SUFFIX)
-    ) as fresh:  # one file: tensors and state can never be of different epochs
+    # One file: tensors and state can never be of different epochs.
+    with replacing(folder / (name + _SUFFIX)) as fresh:
         save_file(tensors, fresh, metadata={"state": json.dumps(checkpoint.state), "format": _FORMAT})
 
 

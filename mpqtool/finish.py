@@ -34,8 +34,13 @@ from .errors import TrainingError
 from .job import Job
 from .method_options import INTEGER_SHARE
 from .methods.impq import SAMPLES
-from .quantizers import ActivationQuantizer, WeightQuantizer
-from .quantizers.attach import activation_quantizers, attach, read_plan, real_weights, weight_quantizers
+from .quantizers.attach import (
+    attach,
+    plain_activations,
+    plain_weights,
+    read_plan,
+    real_weights,
+)
 from .quantizers.calibrate import calibrate
 from .run_trainer import held_out_metric, make_trainer
 from .search import search
@@ -120,17 +125,12 @@ def _keep_sizes(network: fx.GraphModule, trained: fx.GraphModule) -> None:
     larger stay so: no BatchNormalization holds them any more.
     """
     before, after = dict(trained.named_parameters()), dict(network.named_parameters())
-    for quantizer in _fitted(network):
+    for quantizer in plain_weights(network):
         old, new = (parameters[quantizer.name] for parameters in (before, after))
         factor = new.flatten(1).norm(dim=1) / old.to(new.device).flatten(1).norm(dim=1)
         factor = torch.where(factor > 0, factor.clamp(max=1), 1)  # of a kernel of zeros, 0 or no number
         new.div_(factor.view(-1, *[1] * (new.ndim - 1)))
         quantizer.factor.copy_(factor)
-
-
-def _fitted(network: fx.GraphModule) -> list[WeightQuantizer]:
-    """The quantizers of weights whose scales are those of a plan: all of a folded network."""
-    return [quantizer for quantizer in weight_quantizers(network) if isinstance(quantizer, WeightQuantizer)]
 
 
 def _copied(network: fx.GraphModule) -> dict[str, Tensor]:
@@ -171,10 +171,10 @@ def apply_plan(job: Job) -> Finished:
         job.reporter.say("shifts of the plan are lowered to what the widths leave room for in int8")
     network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())
-    for quantizer in _fitted(network):
+    for quantizer in plain_weights(network):
         if bool(quantizer.scale.isnan().any()):
             quantizer.fit(parameters[quantizer.name])
-    unset = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer) and not q.is_set]
+    unset = [q for q in plain_activations(network) if not q.is_set]
     if unset:
         columns = [torch.from_numpy(a[:SAMPLES]) for a in job.tuning.inputs.values()]
         calibrate(network, [columns], unset)
@@ -258,7 +258,7 @@ def _freeze(
     network.cpu()
     with torch.no_grad():
         parameters = dict(network.named_parameters())
-        for quantizer in _fitted(network):
+        for quantizer in plain_weights(network):
             weight = parameters[quantizer.name]
             weight.copy_(quantizer(weight))
             quantizer.factor.fill_(1)

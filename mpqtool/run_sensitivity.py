@@ -29,8 +29,13 @@ from .files import write_text
 from .job import nothing_to_quantize
 from .methods.mismatch import answers, mismatch_bound, without_floor
 from .methods.noise_gain import SampleGains, sample_gains
-from .quantizers import ActivationQuantizer, WeightQuantizer
-from .quantizers.attach import activation_quantizers, attach, weight_quantizers
+from .quantizers.attach import (
+    activation_quantizers,
+    attach,
+    plain_activations,
+    plain_weights,
+    weight_quantizers,
+)
 from .quantizers.calibrate import calibrate
 from .report.sensitivity import plot, write_csv
 from .reporter import Reporter
@@ -132,11 +137,11 @@ def _drawn(split: Split, options: SensitivityOptions, reporter: Reporter) -> Spl
 def _fit(network: fx.GraphModule, bits: int, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Quantize all weights at one width, and activations at the one they have; their steps by name."""
     parameters = dict(network.named_parameters())
-    weights = [q for q in weight_quantizers(network) if isinstance(q, WeightQuantizer)]
+    weights = plain_weights(network)
     for weight in weights:
         weight.bits.fill_(bits)
         weight.fit(parameters[weight.name])
-    values = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer)]
+    values = plain_activations(network)
     unset = [value for value in values if not value.is_set]
     if unset:
         calibrate(network, zip(*(x.split(_BATCH) for x in inputs), strict=True), unset)

@@ -15,8 +15,8 @@ from torch import fx
 
 from mpqtool.checkpoint import Checkpoint
 from mpqtool.passes.roles import Role
-from mpqtool.quantizers import ActivationQuantizer, PactQuantizer
-from mpqtool.quantizers.attach import activation_quantizers
+from mpqtool.quantizers import PactQuantizer
+from mpqtool.quantizers.attach import activation_quantizers, plain_activations
 from mpqtool.quantizers.calibrate import calibrate, collect, passing_unset
 from mpqtool.quantizers.initialize import initial_clip
 from mpqtool.training import Trainer
@@ -72,7 +72,7 @@ class AdaQat(EpochMethod[AdaQatSettings]):
         # DoReFa's weights are of another size than those that the statistics were taken with.
         reestimate(self.network, self.batches(), forward=passing_unset(self.network))
         quantizers = activation_quantizers(self.network)
-        calibrate(self.network, self.batches(), [q for q in quantizers if isinstance(q, ActivationQuantizer)])
+        calibrate(self.network, self.batches(), plain_activations(self.network))
         clipped = [q for q in quantizers if isinstance(q, PactQuantizer)]
         samples = collect(self.network, self.batches(), clipped)
         for quantizer in clipped:

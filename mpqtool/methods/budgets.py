@@ -12,7 +12,7 @@ from torch import fx
 
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
 
-from .groups import Group, activation_bits, weight_bits
+from .groups import Group, effective_bits
 
 PHASES = ("weights", "activations")
 """What loses bits in turn; the names of their own budgets too, in effective bits."""
@@ -40,10 +40,7 @@ class Budgets:
 
     def used(self, network: fx.GraphModule) -> dict[str, float]:
         """What the network costs now, of all that is limited."""
-        weights, activations = weight_bits(network), activation_bits(network, self.free)
-        found = {
-            "weights": weights[0] / weights[1], "activations": activations[0] / max(activations[1], 1),
-        }  # fmt: skip
+        found = {name.removesuffix("_eff"): bits for name, bits in effective_bits(network, self.free).items()}
         if not self.limits.keys() <= found.keys():
             found |= self.prices(widths(network))
         return {name: found[name] for name in self.limits}

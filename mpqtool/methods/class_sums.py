@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassSums", "OutputSums", "generators"]
+__all__ = ["ClassSums", "OutputSums", "generators", "signs"]
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ def generators(count: int, *seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int(number)) for number in numbers]
 
 
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawn in the order of samples: one generator gives the same, however they are divided."""
+def signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw 1 and -1 in the order of samples: one generator gives the same, however they are divided."""
     return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)
 
 
@@ -48,7 +48,7 @@ class ClassSums:
         relative = difference * torch.where(margin > 0, 1 / margin, 0.0)  # without a floor, ties are skipped
         if self.sums == "signs":
             for generator in self.generators:
-                yield (_signs(relative, generator) * relative).sum()
+                yield (signs(relative, generator) * relative).sum()
             return
         most = 1 if self.sums == "runner-up" else self.ranks or logits.shape[1]
         for rank in range(1, min(most + 1, logits.shape[1])):
@@ -70,7 +70,7 @@ class OutputSums:
     def scalars(self, outputs: Sequence[Tensor]) -> Iterator[Tensor]:
         for of_outputs in self.generators:
             parts = [
-                (_signs(out, generator) * out).sum() / math.sqrt(power)
+                (signs(out, generator) * out).sum() / math.sqrt(power)
                 for out, power, generator in zip(outputs, self.powers, of_outputs, strict=True)
                 if out.requires_grad
             ]

@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor, fx
 
 from mpqtool.batch import Observer
 from mpqtool.checkpoint import Checkpoint, tensors_under
 from mpqtool.errors import TrainingError
+from mpqtool.quantizers.calibrate import learn_sizes
 from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
 from .batch_norm import reestimate
-from .groups import activation_bits, weight_bits
+from .groups import effective_bits
 
 _MUCH = 3.0
 """Points of the held-out metric that are worth a warning."""
@@ -113,7 +113,7 @@ class EpochMethod(abc.ABC, Generic[Settings]):
         self.network.load_state_dict(tensors_under("network/", checkpoint.tensors))
         self.best = tensors_under("best/", checkpoint.tensors)
         self.resumed = checkpoint
-        self._learn_sizes()
+        learn_sizes(self.network, next(self.batches()))
 
     def run(self) -> list[dict[str, Any]]:
         """Initialize, train, and keep the epoch that is best on held-out data; returns the history."""
@@ -147,12 +147,6 @@ class EpochMethod(abc.ABC, Generic[Settings]):
                 f"--epochs, {self.settings.way_out} or another --lr may help"
             )
         return self.state.history
-
-    @torch.no_grad()
-    def _learn_sizes(self) -> None:
-        """Send a batch through, so that quantizers know how many elements a value has."""
-        self.network.eval()
-        self.network(*next(self.batches()))
 
     def _measure(self, epoch: int) -> None:
         """Note how good the network is on held-out data, and keep it if it is the best so far."""
@@ -197,9 +191,4 @@ class EpochMethod(abc.ABC, Generic[Settings]):
         self.save(Checkpoint(tensors, state))
 
     def _bits(self) -> dict[str, float]:
-        weights = weight_bits(self.network)
-        activations = activation_bits(self.network, self.settings.free)
-        return {
-            "weights_eff": weights[0] / weights[1],
-            "activations_eff": activations[0] / max(activations[1], 1),
-        }
+        return effective_bits(self.network, self.settings.free)

@@ -7,6 +7,7 @@ __all__ = [
     "Group",
     "Weights",
     "activation_bits",
+    "effective_bits",
     "least_bits",
     "weight_bits",
     "weight_groups",
@@ -126,3 +127,17 @@ def activation_bits(network: fx.GraphModule, free: Collection[str] = ()) -> tupl
     """
     quantizers = [q for q in activation_quantizers(network) if q.name not in free]
     return sum(int(q.bits) * q.elements for q in quantizers), sum(q.elements for q in quantizers)
+
+
+def effective_bits(network: fx.GraphModule, free: Collection[str] = ()) -> dict[str, float]:
+    """Mean bits of an element: ``weights_eff``, and ``activations_eff`` of the values that layers multiply.
+
+    Args:
+        network: The graph with attached quantizers.
+        free: Names of the values that no layer multiplies.
+    """
+    weights, activations = weight_bits(network), activation_bits(network, free)
+    return {
+        "weights_eff": weights[0] / weights[1],
+        "activations_eff": activations[0] / max(activations[1], 1),
+    }

@@ -18,12 +18,13 @@ from torch import Tensor, fx
 from mpqtool.checkpoint import Checkpoint, tensors_under
 from mpqtool.errors import TrainingError
 from mpqtool.quantizers.attach import read_plan
+from mpqtool.quantizers.calibrate import learn_sizes
 from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
 from .batch_norm import reestimate
 from .budgets import PHASES, has_part, in_words
-from .groups import activation_bits, weight_bits
+from .groups import effective_bits
 from .impq_settings import ImpqSettings, State
 from .reduction import Reduction
 from .selection import select
@@ -81,7 +82,7 @@ class Impq:
         self.network.load_state_dict(tensors_under("network/", checkpoint.tensors))
         self.accepted = tensors_under("accepted/", checkpoint.tensors)
         self.resumed = checkpoint
-        self.reduction.learn_sizes()
+        learn_sizes(self.network, next(self.batches()))
 
     def run(self) -> list[dict[str, Any]]:
         """Search until every budget is met or nothing more can be given up; returns the history."""
@@ -240,9 +241,4 @@ class Impq:
         self.save(Checkpoint(tensors | momenta, state))
 
     def _bits(self) -> dict[str, float]:
-        weights = weight_bits(self.network)
-        activations = activation_bits(self.network, self.settings.budgets.free)
-        return {
-            "weights_eff": weights[0] / weights[1],
-            "activations_eff": activations[0] / max(activations[1], 1),
-        }
+        return effective_bits(self.network, self.settings.budgets.free)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["NoiseGains", "SampleGains", "noise_gains", "sample_gains", "smallest_margins"]
+__all__ = [
+    "NoiseGains",
+    "SampleGains",
+    "chunked",
+    "is_logits",
+    "margin_floor",
+    "noise_gains",
+    "sample_gains",
+    "smallest_margins",
+]
 
 import dataclasses
 import math
@@ -142,7 +151,7 @@ def sample_gains(
         OptionError: ``sums`` needs class logits, and there are none.
         UnsupportedOpError: An operator uses a weight in a way that is not known.
     """
-    chunks = [chunk for batch in batches for chunk in zip(*(x.split(_CHUNK) for x in batch), strict=True)]
+    chunks = chunked(batches)
     training = graph_module.training
     graph_module.eval()
     tape = Tape(graph_module, quantized=quantized)
@@ -150,7 +159,7 @@ def sample_gains(
     floor = 0.0
     folded: ClassSums | OutputSums
     if logits is not None:
-        floor = _margin_floor(logits) if floored else 0.0
+        floor = margin_floor(logits) if floored else 0.0
         folded = ClassSums(sums, ranks, floor, generators(probes, seed))
     elif sums == "signs":
         folded = OutputSums(powers, [generators(len(powers), seed, probe) for probe in range(probes)])
@@ -185,7 +194,7 @@ def _look(tape: Tape, chunks: Sequence[Sequence[Tensor]]) -> tuple[Tensor | None
         with torch.no_grad():
             outputs = tape.record(chunk)
         shapes = shapes or ", ".join(str(tuple(out.shape)) for out in outputs)
-        if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
+        if is_logits(outputs):
             logits.append(outputs[0].cpu())
         for place, out in enumerate(outputs):
             squares.setdefault(place, []).append(float(out.double().square().sum()))
@@ -194,12 +203,22 @@ def _look(tape: Tape, chunks: Sequence[Sequence[Tensor]]) -> tuple[Tensor | None
     return torch.cat(logits) if logits else None, powers, shapes
 
 
+def chunked(batches: Iterable[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+    """The samples of all batches, in parts of which the gradients fit in memory."""
+    return [chunk for batch in batches for chunk in zip(*(x.split(_CHUNK) for x in batch), strict=True)]
+
+
+def is_logits(outputs: Sequence[Tensor]) -> bool:
+    """Whether a network gives class logits: one output of shape ``(samples, classes)``."""
+    return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+
+
 def smallest_margins(logits: Tensor) -> Tensor:
     """Between the answer and the runner-up, ``(samples,)``."""
     top = logits.topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
 
 
-def _margin_floor(logits: Tensor) -> float:
+def margin_floor(logits: Tensor) -> float:
     """The 5th percentile of the smallest margin, at least a thousandth of the logits' spread."""
     return max(float(smallest_margins(logits).quantile(_FLOOR_QUANTILE)), 1e-3 * float(logits.std()), 1e-12)

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from mpqtool.quantizers import WeightQuantizer
 
-_CHUNK = 32
-"""Samples of one backward pass: what bounds the memory."""
-_FLOOR_QUANTILE = 0.05
+from .class_sums import signs
+from .noise_gain import chunked, is_logits, margin_floor, smallest_margins
 
 
 def removal_gains(
@@ -39,7 +38,7 @@ def removal_gains(
     Returns:
         By weight name, ``(kernels,)``, float64, on the CPU.
     """
-    chunks = [chunk for batch in batches for chunk in zip(*(x.split(_CHUNK) for x in batch), strict=True)]
+    chunks = chunked(batches)
     training, samples = network.training, sum(len(chunk[0]) for chunk in chunks)
     network.eval()
     with torch.no_grad():
@@ -60,29 +59,21 @@ def removal_gains(
     return total
 
 
-def _is_logits(outputs: Sequence[Tensor]) -> bool:
-    return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
-
-
 def _units(outputs: Sequence[Sequence[Tensor]]) -> list[float]:
     """The least margin that counts; or what each output is divided by."""
-    if _is_logits(outputs[0]):
-        logits = torch.cat([out[0] for out in outputs])
-        top = logits.topk(2, dim=1).values
-        floor = float((top[:, 0] - top[:, 1]).quantile(_FLOOR_QUANTILE))
-        return [max(floor, 1e-3 * float(logits.std()), 1e-12)]
+    if is_logits(outputs[0]):
+        return [margin_floor(torch.cat([out[0] for out in outputs]))]
     wholes = (torch.cat(parts) for parts in zip(*outputs, strict=True))
     return [max(float(whole.square().mean()), 1e-12) ** 0.5 for whole in wholes]
 
 
 def _scalar(outputs: Sequence[Tensor], units: Sequence[float], generator: torch.Generator) -> Tensor:
     """The sum over samples of what has to stay as it is, each in its unit."""
-    if _is_logits(outputs):
-        top = outputs[0].topk(2, dim=1).values
-        margin = top[:, 0] - top[:, 1]
+    if is_logits(outputs):
+        margin = smallest_margins(outputs[0])
         return (margin / margin.detach().clamp(min=units[0])).sum()
     parts = [
-        ((torch.randint(0, 2, out.shape, generator=generator) * 2 - 1).to(out) * out).sum() / unit
+        (signs(out, generator) * out).sum() / unit
         for out, unit in zip(outputs, units, strict=True)
         if out.requires_grad
     ]

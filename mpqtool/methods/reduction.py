@@ -7,12 +7,11 @@ __all__ = ["Reduction", "ReductionSettings"]
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor, fx
 
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
-from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
-from mpqtool.quantizers.calibrate import calibrate
+from mpqtool.quantizers.attach import plain_activations, plain_weights
+from mpqtool.quantizers.calibrate import calibrate, learn_sizes
 
 from .activation_clips import six_sigma_clips
 from .groups import Activation, Group, Weights, weight_groups
@@ -68,20 +67,14 @@ class Reduction:
         settings: ReductionSettings,
     ) -> None:
         self.network, self.batches, self.settings = network, batches, settings
-        self.weights = [q for q in weight_quantizers(network) if isinstance(q, WeightQuantizer)]
-        self.activations = [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer)]
+        self.weights = plain_weights(network)
+        self.activations = plain_activations(network)
 
     def begin(self) -> None:
         """Fit the scales that a plan leaves open."""
         self._fit([q for q in self.weights if bool(q.scale.isnan().any())])
         self._calibrate([q for q in self.activations if not q.is_set])
-        self.learn_sizes()
-
-    @torch.no_grad()
-    def learn_sizes(self) -> None:
-        """Send a batch through, so that quantizers know how many elements a value has."""
-        self.network.eval()
-        self.network(*next(self.batches()))
+        learn_sizes(self.network, next(self.batches()))
 
     def groups(self, phase: str) -> Sequence[Group]:
         """The groups that still have a bit to give."""

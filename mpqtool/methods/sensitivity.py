@@ -13,17 +13,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
-from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
+from mpqtool.quantizers.attach import plain_activations, plain_weights
 
 from .groups import Activation, Group
 from .noise_gain import NoiseGains
-from .width_variables import LayerCost
+from .width_variables import Hardware, LayerCost
 
 SENSITIVITIES = ("bound", "paper", "repo")
 RANKS = ("bits", "macs", "group")
-
-_FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +71,7 @@ def sensitivities(
     """
     parameters = dict(network.named_parameters())
     weights, activations = {}, {}
-    for quantizer in _weights(network):
+    for quantizer in plain_weights(network):
         gain, bits = gains.weights[quantizer.name].double(), quantizer.bits.cpu().double()
         magnitude = parameters[quantizer.name].detach().abs().flatten(1).mean(1)
         of_kind = {
@@ -86,7 +83,7 @@ def sensitivities(
         if removal is not None:
             more = (removal[quantizer.name] - weights[quantizer.name]).clamp(min=0)
             weights[quantizer.name] = torch.where(bits == 1, more / 3, weights[quantizer.name])
-    for value in _activations(network):
+    for value in plain_activations(network):
         step, levels = float(value.scale.detach()), 2.0 ** int(value.bits)
         factor = {"bound": step**2, "paper": 1 / levels, "repo": 24 * step}[kind]
         activations[value.name] = gains.activations.get(value.name, 0.0) * factor
@@ -104,24 +101,21 @@ def savings(kind: str, network: fx.GraphModule, costs: Sequence[LayerCost]) -> A
         network: With quantizers; a batch has gone through.
         costs: Multiply-accumulates of the layers, as shares.
     """
-    weights, activations = _weights(network), _activations(network)
+    weights, activations = plain_weights(network), plain_activations(network)
     if kind != "macs":
         bits = kind == "bits"
         return Amounts(
             {q.name: torch.full((len(q.bits),), float(q.elements if bits else 1)).double() for q in weights},
             {q.name: float(q.elements if bits else 1) for q in activations},
         )
-    widths = {q.name: float(q.bits.double().mean()) for q in weights}
-    widths |= {q.name: float(q.bits) for q in activations}
-    by_weight, by_input = dict.fromkeys(widths, 0.0), dict.fromkeys(widths, 0.0)
-    for cost in costs:
-        other = _FLOAT_BITS if cost.input is None else widths.get(cost.input, _FLOAT_BITS)
-        by_weight[cost.weight] += cost.share * other
-        if cost.input in by_input:
-            by_input[cost.input] += cost.share * widths[cost.weight]
+    hardware = Hardware(costs, network)
+    by_weight, by_input = hardware.prices("weights"), hardware.prices("activations")
     return Amounts(
-        {q.name: torch.full((len(q.bits),), by_weight[q.name] / len(q.bits)).double() for q in weights},
-        {q.name: by_input[q.name] for q in activations},
+        {
+            q.name: torch.full((len(q.bits),), by_weight.get(q.name, 0.0) / len(q.bits)).double()
+            for q in weights
+        },
+        {q.name: by_input.get(q.name, 0.0) for q in activations},
     )
 
 
@@ -137,11 +131,3 @@ def ranked(groups: Sequence[Group], sensitivity: Amounts, saving: Amounts) -> li
         for entry, gain in zip(found, saved, strict=True)
     ]
     return [found[index] for index in sorted(range(len(found)), key=keys.__getitem__)]
-
-
-def _weights(network: fx.GraphModule) -> list[WeightQuantizer]:
-    return [q for q in weight_quantizers(network) if isinstance(q, WeightQuantizer)]
-
-
-def _activations(network: fx.GraphModule) -> list[ActivationQuantizer]:
-    return [q for q in activation_quantizers(network) if isinstance(q, ActivationQuantizer)]

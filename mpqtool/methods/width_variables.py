@@ -123,6 +123,11 @@ class Hardware:
         others, bits = self._others(variable), bits or self.bits()
         return sum(share * _of(name, bits) for share, name in others) / sum(share for share, _ in others)
 
+    def prices(self, kind: Literal["weights", "activations"]) -> dict[str, float]:
+        """What a bit of each weight, or of each activation, adds to the term, by plan entry."""
+        found, bits = self._by_weight if kind == "weights" else self._by_input, self.bits()
+        return {name: sum(share * _of(other, bits) for share, other in of) for name, of in found.items()}
+
     def learned(self) -> tuple[list[DorefaWeightQuantizer], list[PactQuantizer]]:
         """The weights and the activations that are in the term."""
         names = dict.fromkeys([c.weight for c in self.costs] + [c.input for c in self.costs if c.input])

@@ -7,6 +7,8 @@ __all__ = [
     "attach",
     "fix_scales",
     "fixed_activation",
+    "plain_activations",
+    "plain_weights",
     "read_plan",
     "real_weights",
     "restrain_scales",
@@ -165,10 +167,20 @@ def activation_quantizers(module: nn.Module) -> list[ActivationQuantizer | Offse
     return [m for m in module.modules() if isinstance(m, kinds)]
 
 
+def plain_weights(module: nn.Module) -> list[WeightQuantizer]:
+    """The quantizers of weights whose scales are fitted, not learned; all of a folded network."""
+    return [q for q in weight_quantizers(module) if isinstance(q, WeightQuantizer)]
+
+
+def plain_activations(module: nn.Module) -> list[ActivationQuantizer]:
+    """The quantizers of activations that have neither a learned offset nor a learned clip."""
+    return [q for q in activation_quantizers(module) if isinstance(q, ActivationQuantizer)]
+
+
 def fix_scales(module: nn.Module, inputs: Collection[str]) -> None:
     """Train no scale of a graph input: data do not change, and 8 bits leave nothing to learn."""
-    for quantizer in activation_quantizers(module):
-        if quantizer.name in inputs and isinstance(quantizer, ActivationQuantizer):
+    for quantizer in plain_activations(module):
+        if quantizer.name in inputs:
             quantizer.learned_scale.requires_grad_(False)
 
 

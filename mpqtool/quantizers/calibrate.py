@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "drawn", "fit_codes", "passing_unset"]
+__all__ = ["SAMPLES_PER_VALUE", "calibrate", "collect", "drawn", "fit_codes", "learn_sizes", "passing_unset"]
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -26,6 +26,13 @@ _OUT_OF_SIGHT = 12.0
 
 _STEPS = 24
 """Scales that are tried in one octave."""
+
+
+@torch.no_grad()
+def learn_sizes(network: fx.GraphModule, batch: Sequence[Tensor]) -> None:
+    """Send a batch through, so that quantizers know how many elements a value has."""
+    network.eval()
+    network(*batch)
 
 
 def calibrate(
