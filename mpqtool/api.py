@@ -50,7 +50,7 @@ def import_onnx(path: Path) -> torch.fx.GraphModule:
 def quantize(
     model: Path,
     *,
-    method: str = "impq",
+    method: str | None = None,
     data: Path | None = None,
     out: Path | None = None,
     reporter: Reporter | None = None,
@@ -60,7 +60,8 @@ def quantize(
 
     Args:
         model: The float ONNX file.
-        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"`` or ``"adaqat"``.
+        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"`` or ``"adaqat"``. None:
+            ``"impq"``; with a plan, which is applied as it is then, none.
         data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx``.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         reporter: Where progress goes; None: only to the log file.
@@ -79,7 +80,6 @@ def quantize(
         ("data", data),
         ("out", out),
         ("plan", options.get("plan")),
-        ("start_plan", options.get("start_plan")),
     ):
         options[name] = None if path is None else os.fspath(path)
     settings = QuantizeOptions(method=method, **options)

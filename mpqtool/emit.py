@@ -142,7 +142,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
     fake_outputs = [torch.cat(parts).cpu().numpy() for parts in zip(*fake, strict=True)]
     inputs = data.test.inputs
     return ResultFile(
-        method="plan" if options.plan else options.method,
+        method=options.method or "plan",
         settings=options.settings,
         seed=options.seed,
         model=ModelInfo(path=str(job.path), sha256=job.digest),

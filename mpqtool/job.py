@@ -103,9 +103,8 @@ class Job:
         for name in ("out", "resume", "take", "tensorboard", *_AFTER_TRAINING):
             options.pop(name, None)
         options["data"] = self.data.spec
-        for name in ("plan", "start_plan"):
-            if options.get(name) is not None:
-                options[name] = self.plan.to_json()
+        if options["plan"] is not None:
+            options["plan"] = self.plan.to_json()
         return json.loads(json.dumps({"model": self.digest, "options": options}))  # type: ignore[no-any-return]
 
     def save(self, stage: str, checkpoint: Checkpoint) -> None:
@@ -143,7 +142,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 
     Raises:
         ModelError: The file cannot be read, or an operator cannot be imported.
-        PlanError: ``options.plan`` or ``options.start_plan`` does not fit the model.
+        PlanError: ``options.plan`` does not fit the model.
         DataError: There is no data, or it does not fit the model.
         CheckpointError: ``options.resume`` or ``options.take`` does not fit what is in the run directory.
     """
@@ -152,17 +151,16 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     loaded = load_model(path)
     is_qdq = any(node.op_type == "DequantizeLinear" for node in loaded.graph)
     if is_qdq:
-        if options.plan is None and options.start_plan is None:
+        if options.plan is None:
             raise ModelError(
                 f"{str(path)!r} is quantized already. Give the float model; or --plan, to apply a plan to "
-                "the weights that this file holds, or --start-plan, to go on from them."
+                "the weights that this file holds, or to go on from them with --method impq."
             )
         loaded, _ = extract(loaded)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     model = pipelines.normalize(loaded)
     network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
-    source = options.plan or options.start_plan
-    given = None if source is None else Plan.load(source)
+    given = None if options.plan is None else Plan.load(options.plan)
     full = given is not None and any(entry.grid is Grid.FULL for entry in given.weights)
     if full or options.method in ("lsq", "lsq+"):
         model = pipelines.positive_batch_norm(model)  # the full grid is not symmetric
@@ -181,7 +179,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
-    if options.method == "adaqat" and options.plan is None:
+    if options.method == "adaqat":
         model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)
     out = pathlib.Path(options.out) if options.out else pathlib.Path(f"{path.stem}.mpq")

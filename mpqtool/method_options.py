@@ -15,6 +15,7 @@ __all__ = [
     "SEARCH_SHARE",
     "START_BITS",
     "TARGET_BITS",
+    "method_of",
     "why_without_effect",
 ]
 
@@ -25,8 +26,8 @@ METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
         ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
-         "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "start_plan",
-         "take"), ("impq",)
+         "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "take"),
+        ("impq",)
     ),
     "granularity": ("impq", "adaqat"),
     **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
@@ -67,16 +68,24 @@ EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
 """The same for a network that is trained from scratch."""
 
 
-def why_without_effect(option: str, method: str, *, with_plan: bool) -> str | None:
+def method_of(method: str | None, *, plan: str | None) -> str | None:
+    """The method of a run; None: a plan is applied as it is, and nothing is learned."""
+    return method or ("impq" if plan is None else None)
+
+
+def why_without_effect(option: str, method: str | None) -> str | None:
     """Say why an option would do nothing; None: it does something."""
     methods = METHODS_OF.get(option)
     if methods is None:
         return None
     name = option.rstrip("_")
-    if with_plan:
-        return f"{name} has no effect with a plan, which is applied without training; leave one out"
     if method in methods:
         return None
+    if method is None:
+        return (
+            f"{name} has no effect with a plan and no method: it is applied without training; leave {name} "
+            "out, or choose method 'impq', which goes on from a plan"
+        )
     return (
         f"{name} has no effect with method {method!r}, only with {' and '.join(methods)}; "
         f"choose another method, or leave {name} out"

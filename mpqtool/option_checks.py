@@ -46,8 +46,13 @@ def check_together(options: QuantizeOptions) -> None:
             f"config {options.config!r} learns offsets, which method 'lsq' has not; choose method 'lsq+', "
             "or config auto, 1 or 2"
         )
-    if options.start_plan is not None and options.start_bits is not None:
-        raise OptionError("start_plan has the widths to start from, as start_bits has; leave one out")
+    if options.plan is not None and options.method not in (None, "impq"):
+        raise OptionError(
+            f"plan is for no method, which applies it as it is, or for 'impq', which goes on from it; got "
+            f"{options.method!r}; leave one out"
+        )
+    if options.plan is not None and options.start_bits is not None:
+        raise OptionError("a plan has the widths to start from, as start_bits has; leave one out")
     if options.take is not None and options.resume:
         raise OptionError("take makes files of an iteration that is there, resume goes on; leave one out")
     given = [name for name in STEPS if getattr(options, name) is not None]

@@ -20,6 +20,7 @@ from .method_options import (
     METHODS,
     START_BITS,
     TARGET_BITS,
+    method_of,
     why_without_effect,
 )
 from .option_checks import check_choices, check_numbers, check_together, check_widths
@@ -35,7 +36,7 @@ CHOICES = {
     "granularity": ("network", "layer", "kernel"),
     "first": ("weights", "activations"),
     "sensitivity": ("bound", "paper", "repo"),
-    "clip": ("mse", "4rms", "max"),
+    "clip": ("mse", "paper4rms", "max"),
     "activation_clip": ("mse", "6sigma"),
     "rank": ("bits", "macs", "group"),
     "activation_granularity": ("auto", "network", "layer"),
@@ -52,19 +53,19 @@ CHOICES = {
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None: once this is built,
-    they are what fits the method, the optimizer and the other targets.
+    ``method``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None: once this
+    is built, they are what fits the plan, the method, the optimizer and the other targets.
 
     Attributes:
-        method: How bit-widths and scales are found.
+        method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
         data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``.
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
-        plan: Plan file to apply as it is, without training.
-        start_plan: Plan file whose widths and scales the search starts from, in place of uniform
-            ``start_bits``; the model may be the QDQ file it belongs to, for its weights.
+        plan: Plan file. Without a method it is applied as it is, without training; with ``impq`` the search
+            starts from its widths and scales, in place of uniform ``start_bits``. The model may be the QDQ
+            file it belongs to, for its weights.
         take: Number of an iteration that an earlier run kept in ``out``: it is made into files, without
             another search. The other options are those of that run.
         seed: Seed of every random choice.
@@ -90,7 +91,7 @@ class QuantizeOptions:
         prune: Whether kernels may lose their last bit, and leave the file: with granularity ``kernel`` and
             sensitivity ``bound``.
         clip: Where weights are clipped, kernel by kernel (IMPQ, section 4.1). ``mse``: least squared error;
-            ``4rms``: four root mean squares, as in the paper; ``max``: nowhere, as in the authors' code.
+            ``paper4rms``: four root mean squares, as in the paper; ``max``: nowhere, as in the authors' code.
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
@@ -139,14 +140,13 @@ class QuantizeOptions:
         OptionError: A value is not allowed, or an option has no effect with the method or a plan.
     """
 
-    method: str = "impq"
+    method: str | None = None
     data: str | None = None
     resize: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     out: str | None = None
     plan: str | None = None
-    start_plan: str | None = None
     take: int | None = None
     seed: int = 0
     start_bits: str | None = None
@@ -193,7 +193,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         check_types(self)
         check_choices(self, CHOICES)
-        for name in ("start_bits", "target_bits", "granularity", "epochs", "lr"):
+        for name in ("method", "start_bits", "target_bits", "granularity", "epochs", "lr"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self._default(name))
         for field in dataclasses.fields(self):
@@ -214,17 +214,20 @@ class QuantizeOptions:
         }
 
     def _default(self, name: str) -> Any:
+        if name == "method":
+            return method_of(None, plan=self.plan)
+        method = self.method or ""
         rates, epochs = (
-            (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS[self.method])
+            (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS.get(method, 0))
         )
         others = (self.target_size, self.target_bitops)
         fitting = {
-            "start_bits": START_BITS.get(self.method, "W8A8") if self.start_plan is None else None,
+            "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
             "epochs": epochs, "lr": rates[self.optimizer],
             "target_bits": TARGET_BITS if others == (None, None) else None,
-            "granularity": GRANULARITY.get(self.method, "network"),
+            "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)
 
     def _idle(self, name: str) -> str | None:
-        return why_without_effect(name, self.method, with_plan=self.plan is not None)
+        return why_without_effect(name, self.method)

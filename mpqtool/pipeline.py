@@ -46,7 +46,7 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         _begin(job)
         with job.timed("train"):
             # Learn widths and scales, then fold BatchNormalization and train on in integers.
-            finished = finish(job) if options.plan is None else apply_plan(job)
+            finished = apply_plan(job) if options.method is None else finish(job)
         return emit(job, finished)  # plan, QDQ file, integer file, proof, result, report
     finally:
         reporter.close()

@@ -61,7 +61,7 @@ def impq(job: Job, trainer: Trainer) -> Impq:
 
 
 def impq_network(job: Job) -> fx.GraphModule:
-    """The network that IMPQ trains: quantizers without numbers, or with those of ``--start-plan``.
+    """The network that IMPQ trains: quantizers without numbers, or with those of ``--plan``.
 
     Scales of a plan are in units of the folded weights; here BatchNormalization is not folded. Shifts are
     for files, and are found anew. Offsets, which IMPQ has not, are rounded to whole codes.

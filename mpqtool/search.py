@@ -43,6 +43,7 @@ def search(job: Job) -> tuple[fx.GraphModule, list[dict[str, Any]]]:
     if kept is not None:
         return taken(job, kept)
     trainer = make_trainer(job, job.tuning, mixed_precision=job.options.mixed_precision)
+    assert job.options.method is not None  # a plan that is applied as it is needs no search
     method = _METHODS[job.options.method](job, trainer)
     checkpoint = job.resumed("search")
     if checkpoint is not None:

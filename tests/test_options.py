@@ -80,7 +80,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"first": "biases"}, "first must be one of weights, activations, got 'biases'"),
         ({"sensitivity": "hessian"}, "sensitivity must be one of bound, paper, repo, got 'hessian'"),
         ({"rank": "bytes"}, "rank must be one of bits, macs, group, got 'bytes'"),
-        ({"clip": "4 rms"}, "clip must be one of mse, 4rms, max, got '4 rms'"),
+        ({"clip": "4 rms"}, "clip must be one of mse, paper4rms, max, got '4 rms'"),
         ({"activation_clip": "max"}, "activation_clip must be one of mse, 6sigma, got 'max'"),
         ({"step_groups": 0}, "step_groups must be at least 1, got 0"),
         ({"step_sensitivity": 0.0}, "step_sensitivity must be positive and finite, got 0.0"),
@@ -93,9 +93,11 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
             "take makes files of an iteration that is there, resume goes on; leave",
         ),
         (
-            {"start_plan": "p.json", "start_bits": "W4A8"},
-            "start_plan has the widths to start from, as start_bits has; leave one out",
+            {"method": "impq", "plan": "p.json", "start_bits": "W4A8"},
+            "a plan has the widths to start from, as start_bits has; leave one out",
         ),
+        ({"method": "lsq", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
+        ({"method": "adaqat", "plan": "p.json"}, "or for 'impq', which goes on from it; got 'adaqat'"),
         ({"target_size": 0}, "target_size must be at least 1, got 0"),
         ({"target_bitops": -1.0}, "target_bitops must be positive and finite, got -1.0"),
         (
@@ -161,7 +163,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     assert said.keys() == METHODS_OF.keys()
     words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
-    words |= dict.fromkeys(("target_size", "target_bitops", "start_plan", "take", *STEPS), "none")
+    words |= dict.fromkeys(("target_size", "target_bitops", "take", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values())}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
@@ -182,7 +184,7 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma", "start_plan": "plan.json", "take": 3, "prune": True,
+    "activation_clip": "6sigma", "take": 3, "prune": True,
 }  # fmt: skip
 
 
@@ -207,18 +209,23 @@ def test_an_option_is_taken_by_its_methods_alone(method: str, name: str) -> None
     assert said not in QuantizeOptions(method=method).settings
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", METHODS_OF)
-def test_a_plan_takes_no_option_of_a_method(method: str, name: str) -> None:
+def test_a_plan_without_a_method_takes_no_option_of_one(name: str) -> None:
     said = name.rstrip("_")
-    with pytest.raises(OptionError, match=f"^{said} has no effect with a plan, .*; leave one out$"):
-        QuantizeOptions(method=method, plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
+    with pytest.raises(OptionError, match=f"^{said} has no effect with a plan and no method: .* 'impq', "):
+        QuantizeOptions(plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
+
+
+def test_a_plan_is_gone_on_from_with_impq() -> None:
+    options = QuantizeOptions(method="impq", plan="plan.json", target_bits="W2A4", take=3)
+    assert (options.plan, options.start_bits, options.granularity) == ("plan.json", None, "kernel")
+    assert QuantizeOptions(**dataclasses.asdict(options)) == options
 
 
 def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
     options = QuantizeOptions(plan="plan.json", resize=(8, 8), target="cuda", seed=3)
     assert options.settings == {
-        "method": "impq", "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
+        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
         "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
     }  # fmt: skip
 
@@ -252,7 +259,7 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
         ({"target_bitops": 9}, None),
         ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
         ({"method": "lsq"}, "W3A6"),
-        ({"start_plan": "p.json"}, "W3A6"),
+        ({"method": "impq", "plan": "p.json"}, "W3A6"),
     ],
 )
 def test_target_bits_are_the_budget_where_no_other_is_given(
@@ -276,9 +283,10 @@ def test_the_start_depends_on_the_method(method: str, bits: str) -> None:
     assert QuantizeOptions(method=method, start_bits="W5A8").settings["start_bits"] == "W5A8"
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("plan", [None, "plan.json"])
-def test_options_of_any_method_are_made_again(method: str, plan: str | None) -> None:
+@pytest.mark.parametrize(
+    ("method", "plan"), [*((method, None) for method in METHODS), ("impq", "plan.json"), (None, "plan.json")]
+)
+def test_options_of_any_method_are_made_again(method: str | None, plan: str | None) -> None:
     """As ``--resume`` and the Python API do; none of the defaults put in is then one of another method."""
     options = QuantizeOptions(method=method, plan=plan)
     assert QuantizeOptions(**dataclasses.asdict(options)) == options

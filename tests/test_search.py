@@ -125,7 +125,7 @@ def test_a_search_goes_on_from_the_scales_of_a_plan(
     given = job.plan.replaced(weights=[*weights[:-1], job.plan.weights[-1]])  # the last is left open
     (tmp_path / "plan.json").write_text(given.to_json())
 
-    job, begun = _begun(model, monkeypatch, method="impq", start_plan=str(tmp_path / "plan.json"))
+    job, begun = _begun(model, monkeypatch, method="impq", plan=str(tmp_path / "plan.json"))
 
     assert job.plan == given
     factors = batch_norm_factors(job.model)
@@ -140,7 +140,7 @@ def test_a_search_goes_on_from_the_scales_of_a_plan(
     assert last.scale.isnan().all()
     again = _begun(model, monkeypatch, method="impq")[0]
     assert again.identity != job.identity
-    assert job.identity["options"]["start_plan"] == given.to_json()
+    assert job.identity["options"]["plan"] == given.to_json()
 
 
 def _weights(begun: Lsq | Impq) -> list[LsqWeightQuantizer]:

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 __all__ = ["accuracy_over_bitops", "widths_over_steps"]
 
-import dataclasses
 import pathlib
 from statistics import fmean
 
 from common.page import spread
+from common.plane import BOTTOM, COLORS, HEIGHT, LEFT, RIGHT, WIDTH, Plane
 from common.svg import document, text
 
 from mpqtool.report.log import read
-from mpqtool.report.panel import bounds, ticks
+from mpqtool.report.panel import bounds
 from mpqtool.report.standalone import standalone
 from mpqtool.report.widths import chart
 
 from .runs import Bench, Run
 from .tables import BALANCED, GRANULAR
-
-_COLORS = {"network": "#0072b2", "layer": "#d55e00", "kernel": "#009e73"}  # Okabe and Ito
-_WIDTH, _HEIGHT = 760, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 730, 46, 360
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plane:
-    """A plotting area; ranges along both axes."""
-
-    across: tuple[float, float]
-    up: tuple[float, float]
-
-    def x(self, value: float) -> float:
-        low, high = self.across
-        return _LEFT + (_RIGHT - _LEFT) * (value - low) / (high - low)
-
-    def y(self, value: float) -> float:
-        low, high = self.up
-        return _TOP + (_BOTTOM - _TOP) * (high - value) / (high - low)
-
-    def frame(self, title: str, below: str) -> list[str]:
-        parts = [text(_LEFT, _TOP - 22, title, "title"), text(_RIGHT, _BOTTOM + 40, below, "end")]
-        for tick in ticks(*self.up):
-            parts.append(f'<path class="grid" d="M{_LEFT} {self.y(tick):.1f}H{_RIGHT}"/>')
-            parts.append(text(_LEFT - 6, self.y(tick) + 4, f"{tick:g}", "end"))
-        return parts + [
-            text(self.x(tick), _BOTTOM + 18, f"{tick:g}", "middle") for tick in ticks(*self.across)
-        ]
-
-    def point(self, runs: list[Run], color: str) -> str:
-        """A dot at the means, with the spread of both as bars."""
-        (x, dx), (y, dy) = (
-            (fmean(found), spread(found))
-            for found in ([run.bitops for run in runs], [run.integer for run in runs])
-        )
-        bar = f"M{self.x(x - dx):.1f} {self.y(y):.1f}H{self.x(x + dx):.1f}"
-        bar += f"M{self.x(x):.1f} {self.y(y - dy):.1f}V{self.y(y + dy):.1f}"
-        return (
-            f'<path class="bar" stroke="{color}" d="{bar}"/>'
-            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="4" fill="{color}"/>'
-        )
 
 
 def accuracy_over_bitops(bench: Bench) -> str | None:
@@ -71,16 +29,16 @@ def accuracy_over_bitops(bench: Bench) -> str | None:
         return None
     float_accuracy = every[0].float_accuracy
     accuracies = [float_accuracy, *(run.integer for run in every)]
-    plane = _Plane(bounds([run.bitops for run in every]), bounds(accuracies))
+    plane = Plane(bounds([run.bitops for run in every]), bounds(accuracies))
     y = plane.y(float_accuracy)
     body = [
         *plane.frame("Accuracy of the integer file in %, by lambda", "BitOPs (G)"),
-        f'<path stroke="#333" stroke-dasharray="4 3" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>',
-        text(_LEFT + 4, y - 5, "float"),
+        f'<path stroke="#333" stroke-dasharray="4 3" d="M{LEFT} {y:.1f}H{RIGHT}"/>',
+        text(LEFT + 4, y - 5, "float"),
     ]
     for place, (name, arms) in enumerate(lines.items()):
-        color = _COLORS[name]
-        body.append(text(_RIGHT - 130, _BOTTOM - 50 + 18 * place, f"{name}-wise", color=color))
+        color = COLORS[name]
+        body.append(text(RIGHT - 130, BOTTOM - 50 + 18 * place, f"{name}-wise", color=color))
         points = sorted(
             (fmean(run.bitops for run in found[arm]), fmean(run.integer for run in found[arm]), value)
             for value, arm in arms.items()
@@ -88,16 +46,27 @@ def accuracy_over_bitops(bench: Bench) -> str | None:
         )
         path = " ".join(f"{plane.x(cost):.1f},{plane.y(accuracy):.1f}" for cost, accuracy, _ in points)
         body.append(f'<polyline class="line" stroke="{color}" points="{path}"/>')
-        body += [plane.point(found[arm], color) for arm in arms.values() if found[arm]]
+        body += [_point(plane, found[arm], color) for arm in arms.values() if found[arm]]
         # Beside the bars, and each granularity on a side of its own.
         right, down, css = {"network": (7, 16, ""), "layer": (7, -8, ""), "kernel": (-7, -8, "end")}[name]
         for cost, accuracy, value in points:
             at = plane.x(cost) + right, plane.y(accuracy) + down
             body.append(text(*at, f"{value:g}", css, color=color))
-    return document(body, _WIDTH, _HEIGHT, "Accuracy over BitOPs, by granularity and lambda")
+    return document(body, WIDTH, HEIGHT, "Accuracy over BitOPs, by granularity and lambda")
 
 
 def widths_over_steps(log: pathlib.Path) -> str | None:
     """The paper's figure 1, of one run; None where its log has too little for one."""
     drawn = chart(read(log))
     return None if drawn is None else standalone(str(drawn))
+
+
+def _point(plane: Plane, runs: list[Run], color: str) -> str:
+    """A dot at the means, with the spread of both as bars."""
+    (x, dx), (y, dy) = (
+        (fmean(found), spread(found))
+        for found in ([run.bitops for run in runs], [run.integer for run in runs])
+    )
+    bar = f"M{plane.x(x - dx):.1f} {plane.y(y):.1f}H{plane.x(x + dx):.1f}"
+    bar += f"M{plane.x(x):.1f} {plane.y(y - dy):.1f}V{plane.y(y + dy):.1f}"
+    return f'<path class="bar" stroke="{color}" d="{bar}"/>{plane.dot(x, y, color)}'

@@ -6,8 +6,6 @@ __all__ = ["NETWORK", "REASONS", "Bench", "Run"]
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections import Counter
 from collections.abc import Iterable
@@ -15,13 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from common.float_training import trained
+from common import runs
 
-import mpqtool
 from mpqtool import rundir
-from mpqtool.data import load_data
 from mpqtool.report.log import read
-from mpqtool.reporter import Reporter
 from mpqtool.zoo.resnet import CifarResNet
 
 from .arms import Arm, Budget
@@ -93,21 +88,16 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
         self.spec = f"idx:{data}"
         if budget.images is not None:
-            self.spec = _fewer(self.spec, budget.images, self.out / "few.npz")
+            self.spec = runs.fewer(self.spec, budget.images, self.out / "few.npz")
         self._runs: dict[tuple[Arm, int], Run] = {}
 
     @functools.cached_property
     def float_file(self) -> pathlib.Path:
         """The float network as an ONNX file; trained where it is not there yet."""
-        path = self.out / "float.onnx"
-        if not path.exists():
-            train = load_data(self.spec).train
-            module = trained(
-                functools.partial(CifarResNet, _BLOCKS, width=_WIDTH, in_channels=1), train,
-                epochs=self.budget.float_epochs, samples=len(train), reporter=Reporter(), label=NETWORK,
-            )  # fmt: skip
-            mpqtool.export_onnx(module, path, input_shape=(1, 28, 28))
-        return path
+        return runs.float_network(
+            self.out / "float.onnx", functools.partial(CifarResNet, _BLOCKS, width=_WIDTH, in_channels=1),
+            self.spec, epochs=self.budget.float_epochs, label=NETWORK,
+        )  # fmt: skip
 
     @functools.cached_property
     def _inner_inputs(self) -> int:
@@ -121,34 +111,18 @@ class Bench:
         return self.out / f"{arm.granularity}_{arm.hardware}_{arm.lambda_:g}_{start}_seed{seed}"
 
     def find(self, arm: Arm, seed: int) -> Run | None:
-        """What a run gave; None: it is yet to be made, or was made with other settings.
-
-        A run of other code counts, if its settings and its float network are the same: delete ``out`` after
-        a change of the code.
-        """
-        if (arm, seed) in self._runs:
-            return self._runs[arm, seed]
-        path = self.folder(arm, seed) / rundir.RESULT
-        if not path.exists():
-            return None
-        result = json.loads(path.read_text())
-        settings = {"seed": seed} | result["settings"]
-        wanted = self._options(arm, seed).items()
-        if any(settings.get(name.rstrip("_")) != value for name, value in wanted):
-            return None
-        if result["model"]["sha256"] != hashlib.sha256(self.float_file.read_bytes()).hexdigest():
-            return None
-        self._runs[arm, seed] = _run(result, arm, path.with_name(rundir.LOG), inputs=self._inner_inputs)
+        """What a run gave; None: it is yet to be made, or was made with other settings."""
+        if (arm, seed) not in self._runs:
+            folder = self.folder(arm, seed)
+            result = runs.find(folder, self.float_file, self._options(arm, seed))
+            if result is None:
+                return None
+            self._runs[arm, seed] = _run(result, arm, folder / rundir.LOG, inputs=self._inner_inputs)
         return self._runs[arm, seed]
 
     def make(self, arm: Arm, seed: int) -> Run:
         """Make a run, or go on with one that was killed."""
-        out = self.folder(arm, seed)
-        begun = (out / rundir.CHECKPOINT).exists() and not (out / rundir.RESULT).exists()
-        mpqtool.quantize(
-            self.float_file, data=self.spec, out=out, resume=begun, reporter=Reporter(silent=True),
-            **self._options(arm, seed),
-        )  # fmt: skip
+        runs.make(self.folder(arm, seed), self.float_file, self.spec, self._options(arm, seed))
         run = self.find(arm, seed)
         assert run is not None  # it was made with these settings
         return run
@@ -166,17 +140,6 @@ class Bench:
             "method": "adaqat", **dataclasses.asdict(arm), "seed": seed, "epochs": budget.epochs_of(arm),
             "epoch_samples": budget.samples, "batch_size": budget.batch,
         }  # fmt: skip
-
-
-def _fewer(spec: str, images: tuple[int, int], path: pathlib.Path) -> str:
-    """The first images of both splits, in a file of their own."""
-    found, arrays = load_data(spec), {}
-    for split, count, suffix in ((found.train, images[0], ""), (found.test, images[1], "_test")):
-        (x,) = split.inputs.values()
-        assert split.labels is not None
-        arrays |= {f"x{suffix}": x[:count], f"label{suffix}": split.labels[:count]}
-    np.savez(path, **arrays)
-    return str(path)
 
 
 def _run(result: dict[str, Any], arm: Arm, log: pathlib.Path, *, inputs: int) -> Run:

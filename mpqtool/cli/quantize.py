@@ -13,7 +13,7 @@ from click import get_current_context
 from click.core import ParameterSource
 
 from mpqtool.errors import OptionError
-from mpqtool.method_options import why_without_effect
+from mpqtool.method_options import method_of, why_without_effect
 from mpqtool.options import CHOICES, QuantizeOptions
 
 from .common import echo_json, json_option, numbers, size, vnni_option
@@ -51,7 +51,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "IMPQ (--method impq)",
     "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
     "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
-    "start_plan", "take",
+    "take",
 )  # fmt: skip
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
@@ -72,13 +72,13 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.",
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.  [default: "
+    "impq; none with --plan]",
 )
-@_option("plan", type=click.Path(), metavar="FILE", help="Apply this plan.json as it is, without training.")
 @_option(
-    "start_plan", type=click.Path(), metavar="FILE",
-    help="Start the search from the widths and scales of this plan.json, in place of --start-bits. MODEL may "
-    "be the QDQ file it belongs to.",
+    "plan", type=click.Path(), metavar="FILE",
+    help="Without --method: apply this plan.json as it is, without training. With --method impq: start the "
+    "search from its widths and scales. MODEL may be the QDQ file it belongs to, for its weights.",
 )  # fmt: skip
 @_option(
     "take", type=int, metavar="N",
@@ -144,8 +144,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",
-    help="Where kernels are clipped. mse: least squared error. 4rms: 4 root mean squares, as in the paper. "
-    "max: nowhere, as in the authors' code.",
+    help="Where kernels are clipped. mse: least squared error. paper4rms: 4 root mean squares, as in the "
+    "paper. max: nowhere, as in the authors' code.",
 )
 @_option(
     "activation_clip",
@@ -251,8 +251,9 @@ def command(model: str, as_json: bool, **options: Any) -> None:
 def _refuse_idle(options: dict[str, Any]) -> None:
     """Refuse what was typed and would do nothing, its default value too, which the options cannot tell."""
     context = get_current_context()
+    method = method_of(options["method"], plan=options["plan"])
     for name in options:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            idle = why_without_effect(name, options["method"], with_plan=options["plan"] is not None)
+            idle = why_without_effect(name, method)
             if idle is not None:
                 raise OptionError(idle)

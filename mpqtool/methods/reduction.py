@@ -30,7 +30,7 @@ class ReductionSettings:
         granularity: What has a width of its weights: ``kernel``, ``layer`` or ``network``.
         sensitivity: What one bit less costs, of ``SENSITIVITIES``.
         rank: What that is divided by, of ``RANKS``.
-        clip: Where weights are clipped: ``mse``, ``4rms`` or ``max``.
+        clip: Where weights are clipped: ``mse``, ``paper4rms`` or ``max``.
         activation_clip: Where clips of activations start: ``mse`` or ``6sigma``.
         prune: Whether kernels may lose their last bit.
         step: How many groups lose a bit at once.

@@ -14,8 +14,8 @@ from mpqtool.passes.plan import Grid
 def clipped_scale(weight: Tensor, bits: Tensor, grid: Grid, clip: str) -> Tensor:
     """The scale of each kernel whose range ends at the clip ``d``.
 
-    ``4rms``: ``d`` is four root mean squares of the kernel; Gonugondla and Shanbhag, IMPQ, section 4.1. Below
-    5 bits that is far too wide. ``max``: the largest magnitude; the authors' code.
+    ``paper4rms``: ``d`` is four root mean squares of the kernel; Gonugondla and Shanbhag, IMPQ, section 4.1.
+    Below 5 bits that is far too wide. ``max``: the largest magnitude; the authors' code.
 
     On the odd grid ``2**bits`` steps of ``2 * scale`` fill ``-d ... d``, and levels are their middles; on the
     others ``d`` is the largest code.
@@ -24,13 +24,13 @@ def clipped_scale(weight: Tensor, bits: Tensor, grid: Grid, clip: str) -> Tensor
         weight: ``(kernels, ...)``.
         bits: ``(kernels,)``.
         grid: Which integers the codes are.
-        clip: ``4rms`` or ``max``.
+        clip: ``paper4rms`` or ``max``.
 
     Returns:
         ``(kernels,)``, positive, as ``fit_weight_scale`` gives it where there is nothing to fit.
     """
     rows = weight.detach().flatten(1)
-    d = 4 * rows.square().mean(1).sqrt() if clip == "4rms" else rows.abs().amax(1)
+    d = 4 * rows.square().mean(1).sqrt() if clip == "paper4rms" else rows.abs().amax(1)
     odd = (bits < 8) & (grid is Grid.ODD)
     highest = torch.tensor([code_range(b, grid)[1] for b in bits.tolist()]).to(d)
     scale = d / torch.where(odd, 2.0 ** bits.to(d), highest.clamp(min=1))

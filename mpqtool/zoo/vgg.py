@@ -20,7 +20,7 @@ class VggSmall(nn.Module):
         in_channels: Channels of the image.
         classes: Number of logits.
         width: Channels of the first two convolutions; the next have twice and four times as many.
-        size: Pixels on a side of the image, a multiple of 8; the linear layer depends on it.
+        size: Pixels on a side of the image, at least 8; the linear layer depends on it.
 
     Attributes:
         input_shape: ``(in_channels, size, size)``.
@@ -32,8 +32,8 @@ class VggSmall(nn.Module):
     def __init__(self, *, in_channels: int, classes: int, width: int, size: int) -> None:
         super().__init__()
         check_counts(in_channels=in_channels, classes=classes, width=width, size=size)
-        if size % 8:
-            raise ValueError(f"size must be a multiple of 8, as the image is halved three times; got {size}")
+        if size < 8:
+            raise ValueError(f"size must be at least 8, as the image is halved three times; got {size}")
         self.input_shape = (in_channels, size, size)
         layers: list[nn.Module] = []
         channels = in_channels

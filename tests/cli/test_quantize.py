@@ -146,7 +146,9 @@ def test_options_of_impq_reach_the_pipeline(pipeline: _Pipeline) -> None:
         "5000",
         "--target-bitops",
         "1.5e8",
-        "--start-plan",
+        "--method",
+        "impq",
+        "--plan",
         "p.json",
         "--take",
         "4",
@@ -154,7 +156,7 @@ def test_options_of_impq_reach_the_pipeline(pipeline: _Pipeline) -> None:
     assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
     assert pipeline.options == QuantizeOptions(
         granularity="layer", sensitivity="repo", rank="macs", step_groups=9, first="activations", clip="max",
-        start_plan="p.json", take=4, activation_clip="6sigma", target_size=5000, target_bitops=1.5e8,
+        method="impq", plan="p.json", take=4, activation_clip="6sigma", target_size=5000, target_bitops=1.5e8,
     )  # fmt: skip
 
 

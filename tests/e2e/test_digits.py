@@ -134,7 +134,7 @@ def test_a_run_s_own_plan_on_its_own_weights_gives_its_file_again(
 ) -> None:
     out = tmp_path / "again.mpq"
     mpqtool.quantize(
-        short_run / "model.qdq.onnx", method="impq", plan=short_run / "plan.json", out=out,
+        short_run / "model.qdq.onnx", plan=short_run / "plan.json", out=out,
         data=EXAMPLES / "digits.npz",
     )  # fmt: skip
     for name in ("plan.json", "model.int.onnx"):

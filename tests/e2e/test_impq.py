@@ -146,7 +146,8 @@ def test_the_search_goes_on_from_the_plan_of_another_method(
         folder,
         tmp_path / "out",
         str(model),
-        start_plan=first / "plan.json",
+        method="impq",
+        plan=first / "plan.json",
         target_bits="W2.5A4",
         step_groups=99,
     )

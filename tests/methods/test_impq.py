@@ -234,7 +234,7 @@ def test_a_phase_ends_where_no_group_may_lose_a_bit(step: Step, reason: str) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"clip": "max"}, {"clip": "4rms"}, {"activation_clip": "6sigma"}],
+    [{"clip": "max"}, {"clip": "paper4rms"}, {"activation_clip": "6sigma"}],
     ids=lambda options: "-".join(options.values()),
 )
 def test_clips_are_those_asked_for(options: dict[str, str]) -> None:

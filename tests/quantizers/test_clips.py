@@ -12,7 +12,7 @@ from mpqtool.quantizers.clips import clipped_scale
 _WEIGHT = torch.tensor([[3.0, -1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
 
 
-@pytest.mark.parametrize(("clip", "d"), [("max", 3.0), ("4rms", 4 * math.sqrt(3))])
+@pytest.mark.parametrize(("clip", "d"), [("max", 3.0), ("paper4rms", 4 * math.sqrt(3))])
 def test_the_range_ends_at_the_clip(clip: str, d: float) -> None:
     for bits in range(1, 8):  # mid-rise: the last level is half a step, one scale, below the clip
         scale = clipped_scale(_WEIGHT, torch.tensor([bits, bits]), Grid.ODD, clip)
@@ -22,7 +22,7 @@ def test_the_range_ends_at_the_clip(clip: str, d: float) -> None:
         assert float(scale[0]) * 127 == pytest.approx(d)
 
 
-@pytest.mark.parametrize("clip", ["max", "4rms", "mse"])
+@pytest.mark.parametrize("clip", ["max", "paper4rms", "mse"])
 @pytest.mark.parametrize("grid", list(Grid))
 def test_kernels_without_a_number_have_the_scale_that_the_fit_gives_them(clip: str, grid: Grid) -> None:
     fitted, clipped = (WeightQuantizer("w", (3, 3, 0), grid, elements=4) for _ in range(2))
@@ -36,10 +36,10 @@ def test_kernels_without_a_number_have_the_scale_that_the_fit_gives_them(clip: s
 def test_at_two_bits_four_root_mean_squares_are_too_wide() -> None:
     weight = torch.randn(4, 2000, generator=torch.Generator().manual_seed(0))
     errors = {}
-    for clip in ("mse", "4rms"):
+    for clip in ("mse", "paper4rms"):
         quantizer = WeightQuantizer("w", (2,) * 4, Grid.ODD, elements=2000)
         quantizer.fit(weight, clip)
         errors[clip] = float((quantizer(weight) - weight).square().mean())
     # Of a Gaussian, 0.119 and 0.336; 8000 numbers tell it to a few percent.
     assert errors["mse"] == pytest.approx(0.119, rel=0.05)
-    assert errors["4rms"] == pytest.approx(0.336, rel=0.05)
+    assert errors["paper4rms"] == pytest.approx(0.336, rel=0.05)

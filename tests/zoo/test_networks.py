@@ -128,7 +128,7 @@ def test_state_dictionary_is_that_of_torchvision(name: str, digest: str) -> None
 @pytest.mark.parametrize(
     ("factory", "arguments", "message"),
     [
-        (zoo.vgg_small, {"size": 28}, "size must be a multiple of 8, .* got 28"),
+        (zoo.vgg_small, {"size": 7}, "size must be at least 8, .* got 7"),
         (zoo.transformer, {"size": 30}, "size must be a multiple of patch, 4; got 30"),
         (zoo.transformer, {"width": 30}, "width must be a multiple of heads, 4; got 30"),
         (zoo.mobilenet_v1, {"width": -1}, "width must be a positive number; got -1"),

@@ -1,0 +1,1 @@
+"""What ``benchmarks/impq.py`` compares: widths of kernels, of layers, of the network."""
