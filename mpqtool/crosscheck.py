@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["check_import", "check_normal_form"]
+__all__ = ["check_import", "check_learnable", "check_normal_form"]
 
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import fx
+from torch import fx, nn
 
 from mpqtool.runtime.predict import predict
 from mpqtool.runtime.session import make_session
@@ -54,3 +55,17 @@ def check_import(network: fx.GraphModule, split: Split, expected: list[NDArray[A
     with torch.no_grad():
         got = network(*(torch.from_numpy(array[:16]) for array in split.inputs.values()))
     _compare([y.numpy() for y in got], [y[:16] for y in expected], "imported network")
+
+
+def check_learnable(path: pathlib.Path, network: nn.Module, weights: Iterable[str]) -> None:
+    """See that gradients reach the weights that are quantized.
+
+    Raises:
+        ModelError: They do not.
+    """
+    learned = dict(network.named_parameters())
+    if not all(name in learned for name in weights):
+        raise ModelError(
+            f"No gradient reaches a weight of {str(path)!r}: its outputs are indices, comparisons or "
+            "rounded. Give the model without what comes behind its logits."
+        )

@@ -27,7 +27,7 @@ from mpqtool.runtime.predict import predict
 from . import rundir
 from .checkpoint import Checkpoint, save_checkpoint
 from .coverage import float_layers, open_sizes, uncounted_tables
-from .crosscheck import check_import, check_normal_form
+from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
 from .metrics import Metric, metric_name, score
@@ -169,6 +169,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     if not plan.weights:
         raise ModelError(nothing_to_quantize(path, folded))
     placed = {entry.name for entry in plan.weights}
+    check_learnable(path, network, placed)
     if given is not None:
         check_fits(folded, given)
         plan = given

@@ -22,7 +22,7 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.runtime.predict import predict
 
-from .crosscheck import check_import, check_normal_form
+from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Split
 from .errors import ModelError
 from .files import write_text
@@ -102,16 +102,12 @@ def _load(path: pathlib.Path) -> tuple[ir.Model, ir.Model]:
     if any(node.op_type == "DequantizeLinear" for node in loaded.graph):
         raise ModelError(f"{str(path)!r} is quantized already. Give the float model.")
     model = pipelines.normalize(loaded)
-    learned = dict(import_graph(model).named_parameters())  # names all that cannot be imported, at once
+    network = import_graph(model)  # first of all: it names everything that cannot be imported, at once
     folded = pipelines.fold_batch_norm(model)
     weights = _plan(folded, RANKED_BITS).weights
     if not weights:
         raise ModelError(nothing_to_quantize(path, folded))
-    if not all(weight.name in learned for weight in weights):
-        raise ModelError(
-            f"No gradient reaches a weight of {str(path)!r}: its outputs are indices, comparisons or "
-            "rounded. Give the model without what comes behind its logits."
-        )
+    check_learnable(path, network, (weight.name for weight in weights))
     return model, folded
 
 

@@ -96,6 +96,15 @@ def test_a_network_without_layers_is_refused_with_a_next_step(tmp_path: pathlib.
         _prepared(tmp_path, text, {})
 
 
+def test_outputs_without_a_gradient_are_refused_before_anything_is_trained(tmp_path: pathlib.Path) -> None:
+    text = """net (float[n,3] x) => (int64[n,1] a) {
+        y = MatMul(x, w)
+        a = ArgMax <axis = 1> (y)
+    }"""
+    with pytest.raises(ModelError, match=r"No gradient reaches .* without what comes behind its logits"):
+        _prepared(tmp_path, text, {"w": np.ones((3, 4), np.float32)})
+
+
 _OPEN = """net (float[n,2,h,w] x) => (float[n,3] y) {
     c = Conv(x, k)
     l = LayerNormalization<axis=1>(c, scale)
