@@ -22,7 +22,7 @@ import pathlib
 import time
 
 import torch
-from common.page import replace_section
+from common.page import draw, replace_section
 from widths.arms import Arm, Budget
 from widths.pictures import accuracy_over_bitops, widths_over_steps
 from widths.runs import NETWORK, Bench
@@ -103,10 +103,7 @@ def _draw(bench: Bench, folder: pathlib.Path) -> list[str]:
     for run in bench.runs([DRAWN])[DRAWN][:1]:
         label = f"Widths, loss and oscillations over the steps of one run: {DRAWN}, seed {run.seed}"
         pictures["adaqat_widths.svg"] = label, widths_over_steps(run.log)
-    drawn = {name: (label, svg) for name, (label, svg) in pictures.items() if svg is not None}
-    for name, (_, svg) in drawn.items():
-        (folder / name).write_text(svg)
-    return [f"![{label}]({name})" for name, (label, _) in drawn.items()]
+    return draw(folder, pictures)
 
 
 if __name__ == "__main__":

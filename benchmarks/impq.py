@@ -23,8 +23,12 @@ import pathlib
 import time
 
 import torch
+from common.page import draw, replace_section
 from granular.arms import ARMS, NETWORKS, Budget
-from granular.runs import Bench
+from granular.pictures import accuracy_over_compression as picture
+from granular.runs import Bench, stem
+from granular.tables import impq_tables
+from granular.verdicts import impq_relations
 
 BUDGET = Budget(float_epochs=4, samples=8_000, batch=64)
 QUICK = Budget(float_epochs=1, samples=640, batch=32, images=(2400, 200))
@@ -44,11 +48,35 @@ def main() -> None:
         parser.error("--quick measures nothing that is worth writing down; leave --quick or --write out")
     torch.set_num_threads(arguments.threads)
     bench = Bench(arguments.data, arguments.out, QUICK if arguments.quick else BUDGET)
-    _make(bench, arguments.only, arguments.minutes)
+
+    if not _make(bench, arguments.only, arguments.minutes):
+        print("out of time: start it again for the rest")
+    text = _section(bench)
+    print(text)
+    page = arguments.write or bench.out / "section.md"
+    pictures = {
+        f"impq_{stem(network)}.svg": (f"{network}: accuracy over compression", picture(bench, network))
+        for network in NETWORKS
+    }
+    names = draw(page.parent, pictures)
+    if arguments.write:
+        replace_section(page, "impq", "\n\n".join([text, *names]))
 
 
-def _make(bench: Bench, only: str, minutes: float) -> None:
-    """Make the runs that are missing, as far as there is time."""
+def _section(bench: Bench) -> str:
+    """All that is to say of the runs, in Markdown."""
+    lines = [
+        impq_tables(bench),
+        "",
+        "| | what was to hold | measured | |",
+        "| --- | --- | --- | --- |",
+        *map(str, impq_relations(bench)),
+    ]
+    return "\n".join(lines)
+
+
+def _make(bench: Bench, only: str, minutes: float) -> bool:
+    """Make the runs that are missing; whether there was time for all."""
     began = time.monotonic()
     for network in NETWORKS:
         for arm in ARMS:
@@ -56,14 +84,14 @@ def _make(bench: Bench, only: str, minutes: float) -> None:
             if not fnmatch.fnmatch(name, only) or bench.find(network, arm) is not None:
                 continue
             if (time.monotonic() - began) / 60 > minutes:
-                print("out of time: start it again for the rest")
-                return
+                return False
             run = bench.make(network, arm)
             print(
                 f"{name}: W{run.weights:.2f} A{run.activations:.2f}, {run.integer:.2f} % "
                 f"({run.to_float:+.2f}), {run.minutes:.1f} min",
                 flush=True,
             )
+    return True
 
 
 if __name__ == "__main__":

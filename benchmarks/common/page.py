@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Relation", "cell", "noise", "replace_section", "spread", "table"]
+__all__ = ["Relation", "cell", "draw", "noise", "replace_section", "spread", "table"]
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 
@@ -50,6 +50,19 @@ def cell(values: Sequence[float], digits: int = 2) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(folder: pathlib.Path, pictures: Mapping[str, tuple[str, str | None]]) -> list[str]:
+    """Write pictures, those that there are, into a folder; the lines of Markdown that show them.
+
+    Args:
+        folder: Where the page is.
+        pictures: Labels and SVG by name of the file.
+    """
+    drawn = {name: (label, svg) for name, (label, svg) in pictures.items() if svg is not None}
+    for name, (_, svg) in drawn.items():
+        (folder / name).write_text(svg)
+    return [f"![{label}]({name})" for name, (label, _) in drawn.items()]
 
 
 def replace_section(page: pathlib.Path, name: str, text: str) -> None:

@@ -16,22 +16,27 @@ from torch import nn
 
 import mpqtool
 from mpqtool import rundir
-from mpqtool.data import load_data
+from mpqtool.data import Split, load_data
 from mpqtool.reporter import Reporter
 
 from .float_training import trained
 
 
 def float_network(
-    path: pathlib.Path, make_module: Callable[[], nn.Module], spec: str, *, epochs: int, label: str
+    path: pathlib.Path,
+    make_module: Callable[[], nn.Module],
+    read_split: Callable[[], Split],
+    *,
+    epochs: int,
+    label: str,
 ) -> pathlib.Path:
-    """The float network as an ONNX file; trained on all of the training data where it is not there yet."""
+    """The float network as an ONNX file; trained on the split where it is not there yet."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        train = load_data(spec).train
-        (images,) = train.inputs.values()
+        split = read_split()
+        (images,) = split.inputs.values()
         module = trained(
-            make_module, train, epochs=epochs, samples=len(train), reporter=Reporter(), label=label
+            make_module, split, epochs=epochs, samples=len(split), reporter=Reporter(), label=label
         )
         mpqtool.export_onnx(module, path, input_shape=images.shape[1:])
     return path
@@ -44,7 +49,7 @@ def find(out: pathlib.Path, float_file: pathlib.Path, options: Mapping[str, Any]
     of the code.
     """
     path = out / rundir.RESULT
-    if not path.exists():
+    if not path.exists() or not float_file.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text())
     settings = {"seed": result["seed"]} | result["settings"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ARMS", "BASELINE", "BOTH", "NETWORKS", "SEARCHED", "UNIFORM", "Arm", "Budget"]
+__all__ = ["ARMS", "BASELINE", "BOTH", "NETWORKS", "SEARCHED", "SEED", "UNIFORM", "Arm", "Budget"]
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ from mpqtool.zoo import mobilenet_v1, resnet20, vgg_small
 
 BASELINE = 16
 """Bits that the compression ratios of the paper are against."""
+SEED = 0
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "ResNet-20": functools.partial(resnet20, in_channels=1),
     "VGG-small/8": functools.partial(vgg_small, in_channels=1, width=16, size=28),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bench", "Point", "Run"]
+__all__ = ["Bench", "Point", "Run", "stem"]
 
 import dataclasses
 import pathlib
@@ -10,7 +10,10 @@ from typing import Any
 
 from common import runs
 
-from .arms import NETWORKS, Arm, Budget
+from mpqtool.data import load_data
+from mpqtool.run_data import hold_out
+
+from .arms import NETWORKS, SEED, Arm, Budget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,35 +79,39 @@ class Bench:
             self.floats = self.out / "float"
             self.spec = runs.fewer(self.spec, budget.images, self.out / "few.npz")
 
-    def float_file(self, network: str) -> pathlib.Path:
-        """The float network; trained where it is not there yet."""
-        return runs.float_network(
-            self.floats / f"{_stem(network)}.onnx", NETWORKS[network], self.spec,
-            epochs=self.budget.float_epochs, label=network,
-        )  # fmt: skip
-
-    def folder(self, network: str, arm: Arm) -> pathlib.Path:
-        """The run directory."""
-        return self.out / _stem(network) / arm.folder
-
     def find(self, network: str, arm: Arm) -> Run | None:
         """What a run gave; None: it is yet to be made, or was made with other options."""
-        result = runs.find(self.folder(network, arm), self.float_file(network), self._options(arm))
+        result = runs.find(self._folder(network, arm), self._float_file(network), self._options(arm))
         return None if result is None else _run(result)
 
     def make(self, network: str, arm: Arm) -> Run:
-        """Make a run, or go on with one that was killed."""
-        out, model = self.folder(network, arm), self.float_file(network)
-        return _run(runs.make(out, model, self.spec, self._options(arm)))
+        """Make a run, or go on with one that was killed.
+
+        The float network is trained where it is not there yet; not on the images that runs hold out: they
+        are decided on by these, and it would know them by heart.
+        """
+        model = runs.float_network(
+            self._float_file(network), NETWORKS[network],
+            lambda: hold_out(load_data(self.spec).train, SEED)[0],
+            epochs=self.budget.float_epochs, label=network,
+        )  # fmt: skip
+        return _run(runs.make(self._folder(network, arm), model, self.spec, self._options(arm)))
+
+    def _float_file(self, network: str) -> pathlib.Path:
+        return self.floats / f"{stem(network)}.onnx"
+
+    def _folder(self, network: str, arm: Arm) -> pathlib.Path:
+        return self.out / stem(network) / arm.folder
 
     def _options(self, arm: Arm) -> dict[str, Any]:
         return {
             **arm.options, "epochs": arm.length, "epoch_samples": self.budget.samples,
-            "batch_size": self.budget.batch, "seed": 0,
+            "batch_size": self.budget.batch, "seed": SEED,
         }  # fmt: skip
 
 
-def _stem(network: str) -> str:
+def stem(network: str) -> str:
+    """A network in names of files."""
     return network.lower().replace("-", "").replace("/", "_")
 
 

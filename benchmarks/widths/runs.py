@@ -16,6 +16,7 @@ import onnx
 from common import runs
 
 from mpqtool import rundir
+from mpqtool.data import load_data
 from mpqtool.report.log import read
 from mpqtool.zoo.resnet import CifarResNet
 
@@ -96,7 +97,7 @@ class Bench:
         """The float network as an ONNX file; trained where it is not there yet."""
         return runs.float_network(
             self.out / "float.onnx", functools.partial(CifarResNet, _BLOCKS, width=_WIDTH, in_channels=1),
-            self.spec, epochs=self.budget.float_epochs, label=NETWORK,
+            lambda: load_data(self.spec).train, epochs=self.budget.float_epochs, label=NETWORK,
         )  # fmt: skip
 
     @functools.cached_property
