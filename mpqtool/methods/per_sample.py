@@ -4,22 +4,18 @@ from __future__ import annotations
 
 __all__ = ["Tape"]
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
-from mpqtool.errors import UnsupportedOpError
-from mpqtool.importer.conv import any_conv, conv_window, padded_conv
 from mpqtool.importer.softmax import flat_softmax
-from mpqtool.importer.window import torch_pads
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
 
-_SPATIAL_RANK = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+from .weight_use import WeightUse, weight_use
+
 _COLUMNS = 2**20
 """Elements of the columns of a convolution that are held at a time: 4 MB, what a cache can keep."""
 
@@ -42,7 +38,7 @@ class Tape(fx.Interpreter):
         super().__init__(module)
         self._quantized = quantized
         self._weights: list[tuple[Tensor, str]] = []  # recognised by identity
-        self._recorded: list[tuple[_WeightUse | str, Tensor]] = []
+        self._recorded: list[tuple[WeightUse | str, Tensor]] = []
         self._softmax: tuple[Tensor, Tensor] | None = None
         self._samples = 0
 
@@ -78,8 +74,8 @@ class Tape(fx.Interpreter):
             if not known:
                 continue  # no output depends on it
             name, squares = (
-                (entry.name, entry.squares(known, self._samples))
-                if isinstance(entry, _WeightUse)
+                (entry.name, _of_weight(entry, known, self._samples))
+                if isinstance(entry, WeightUse)
                 else (entry, _of_value(known, self._samples))
             )
             found[name] = found[name] + squares if name in found else squares
@@ -103,7 +99,7 @@ class Tape(fx.Interpreter):
             self._softmax = result, args[0]
         if torch.is_grad_enabled() and len(args) > 1:
             for name in (name for tensor, name in self._weights if tensor is args[1]):
-                self._recorded.append((_weight_use(name, target, args, kwargs), result))
+                self._recorded.append((weight_use(name, target, args, kwargs), result))
         return result
 
 
@@ -127,110 +123,46 @@ def _spread(squares: Tensor, samples: int) -> Tensor:
     return squares if len(squares) == samples else squares.expand(samples, *squares.shape[1:]) / samples
 
 
-@dataclasses.dataclass(frozen=True)
-class _WeightUse:
-    """One use of a weight: what it multiplied, and how.
+def _of_weight(use: WeightUse, grads: Sequence[Tensor], samples: int) -> Tensor:
+    """``sum_p ||d scalar_pn / d w[o]||**2`` for each sample n and kernel o, ``(samples, kernels)``.
 
-    Attributes:
-        name: The weight.
-        x: Input of the operator, ``(rows, ...)``.
-        kernel: Shape of the weight.
-        groups: Of a convolution.
-        window: Strides, pads as in ONNX and dilations of a convolution; None: a matrix.
+    Args:
+        use: What it multiplied, and how.
+        grads: Of the operator's output, one for each scalar.
+        samples: Of the batch.
     """
+    rows = _rows(len(use.x), samples)
+    parts = len(use.x) // rows  # of one sample: windows, or steps of a sequence
+    if use.window is None:
+        return _spread(_of_matrix(use, grads, rows), samples)
+    per_sample = math.prod(use.kernel[1:]) * use.groups * math.prod(grads[0].shape[2:]) * parts
+    chunk = max(1, _COLUMNS // per_sample)
+    found = [
+        _of_convolution(use, [grad[at : at + chunk * parts] for grad in grads], at, parts)
+        for at in range(0, len(use.x), chunk * parts)
+    ]
+    return _spread(torch.cat(found), samples)
 
-    name: str
-    x: Tensor
-    kernel: tuple[int, ...]
-    groups: int = 1
-    window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
 
-    def squares(self, grads: Sequence[Tensor], samples: int) -> Tensor:
-        """``sum_p ||d scalar_pn / d w[o]||**2`` for each sample n and kernel o, ``(samples, kernels)``.
+def _of_matrix(use: WeightUse, grads: Sequence[Tensor], rows: int) -> Tensor:
+    inputs = use.x.reshape(rows, -1, use.x.shape[-1])
+    outputs = [grad.reshape(rows, -1, grad.shape[-1]) for grad in grads]
+    if inputs.shape[1] == 1:  # the gradient is an outer product
+        squares = torch.stack([grad[:, 0].square() for grad in outputs]).sum(0)
+        return squares * inputs[:, 0].square().sum(1, keepdim=True)
+    return torch.stack([(grad.mT @ inputs).square().sum(2) for grad in outputs]).sum(0)
 
-        Args:
-            grads: Of the operator's output, one for each scalar.
-            samples: Of the batch.
-        """
-        rows = _rows(len(self.x), samples)
-        parts = len(self.x) // rows  # of one sample: windows, or steps of a sequence
-        if self.window is None:
-            return _spread(self._of_matrix(grads, rows), samples)
-        per_sample = math.prod(self.kernel[1:]) * self.groups * math.prod(grads[0].shape[2:]) * parts
-        chunk = max(1, _COLUMNS // per_sample)
-        found = [
-            self._of_convolution([grad[at : at + chunk * parts] for grad in grads], at, parts)
-            for at in range(0, len(self.x), chunk * parts)
-        ]
-        return _spread(torch.cat(found), samples)
 
-    def _of_matrix(self, grads: Sequence[Tensor], rows: int) -> Tensor:
-        inputs = self.x.reshape(rows, -1, self.x.shape[-1])
-        outputs = [grad.reshape(rows, -1, grad.shape[-1]) for grad in grads]
-        if inputs.shape[1] == 1:  # the gradient is an outer product
-            squares = torch.stack([grad[:, 0].square() for grad in outputs]).sum(0)
-            return squares * inputs[:, 0].square().sum(1, keepdim=True)
-        return torch.stack([(grad.mT @ inputs).square().sum(2) for grad in outputs]).sum(0)
-
-    def _of_convolution(self, grads: Sequence[Tensor], at: int, parts: int) -> Tensor:
-        """Of some rows, from ``at`` on: ``grad @ columns``, one product for all scalars."""
-        columns = self._columns(self.x[at : at + len(grads[0])])  # (rows, groups, inputs, positions)
-        stacked = torch.stack([grad.reshape(len(grad), self.groups, -1, columns.shape[-1]) for grad in grads])
-        scalars, _, _, outputs, positions = stacked.shape
-        together = stacked.permute(1, 2, 0, 3, 4)  # (rows, groups, scalars, outputs, positions)
-        together = together.reshape(-1, self.groups, scalars * outputs, positions)
-        if parts > 1:
-            columns, together = (
-                tensor.unflatten(0, (-1, parts)).movedim(1, 3).flatten(3) for tensor in (columns, together)
-            )
-        products: Tensor = (together @ columns.mT).unflatten(2, (scalars, outputs))
-        return products.square().sum((2, 4)).flatten(1)
-
-    def _columns(self, x: Tensor) -> Tensor:
-        """What each weight multiplies at each position, ``(rows, groups, inputs, positions)``."""
-        assert self.window is not None  # a convolution
-        stride, pads, dilation = self.window
-        x = F.pad(x, torch_pads(pads)) if any(pads) else x
-        size = self.kernel[2:]
-        out = [
-            (length - d * (k - 1) - 1) // s + 1
-            for length, k, s, d in zip(x.shape[2:], size, stride, dilation, strict=True)
-        ]
-        steps = x.stride()[2:]
-        view = x.as_strided(
-            (*x.shape[:2], *size, *out),
-            (
-                *x.stride()[:2],
-                *(step * d for step, d in zip(steps, dilation, strict=True)),
-                *(step * s for step, s in zip(steps, stride, strict=True)),
-            ),
+def _of_convolution(use: WeightUse, grads: Sequence[Tensor], at: int, parts: int) -> Tensor:
+    """Of some rows, from ``at`` on: ``grad @ columns``, one product for all scalars."""
+    columns = use.columns(use.x[at : at + len(grads[0])])  # (rows, groups, inputs, positions)
+    stacked = torch.stack([grad.reshape(len(grad), use.groups, -1, columns.shape[-1]) for grad in grads])
+    scalars, _, _, outputs, positions = stacked.shape
+    together = stacked.permute(1, 2, 0, 3, 4)  # (rows, groups, scalars, outputs, positions)
+    together = together.reshape(-1, use.groups, scalars * outputs, positions)
+    if parts > 1:
+        columns, together = (
+            tensor.unflatten(0, (-1, parts)).movedim(1, 3).flatten(3) for tensor in (columns, together)
         )
-        return view.reshape(len(x), self.groups, -1, math.prod(out))
-
-
-def _weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _WeightUse:
-    x, kernel = args[0].detach(), tuple(args[1].shape)
-    if target is F.linear:
-        return _WeightUse(name, x, kernel)
-    if target in (padded_conv, any_conv):
-        _, weight, _, stride, pads, dilation, groups, *auto_pad = args
-        if auto_pad:
-            stride, pads, dilation = conv_window(x, weight, stride, pads, dilation, *auto_pad)
-        return _WeightUse(name, x, kernel, groups, (stride, pads, dilation))
-    if target not in _SPATIAL_RANK:
-        raise UnsupportedOpError(
-            f"No gradient by sample is known for {target.__name__}, which uses the weight {name!r}. Known "
-            "are Conv and Gemm; cut this part off the model."
-        )
-    rank = _SPATIAL_RANK[target]
-    names = ("bias", "stride", "padding", "dilation", "groups")
-    given = dict(zip(names, args[2:], strict=False)) | kwargs
-    stride, padding, dilation = (
-        _tuple(given.get(key, default), rank)
-        for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-    )
-    return _WeightUse(name, x, kernel, int(given.get("groups", 1)), (stride, padding * 2, dilation))
-
-
-def _tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
+    products: Tensor = (together @ columns.mT).unflatten(2, (scalars, outputs))
+    return products.square().sum((2, 4)).flatten(1)

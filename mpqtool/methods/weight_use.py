@@ -1,0 +1,92 @@
+"""What quantized weights multiply: their uses, recognised while a graph runs."""
+
+from __future__ import annotations
+
+__all__ = ["WeightUse", "weight_use"]
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mpqtool.errors import UnsupportedOpError
+from mpqtool.importer.conv import any_conv, conv_window, padded_conv
+from mpqtool.importer.window import torch_pads
+
+_SPATIAL_RANK = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightUse:
+    """One use of a weight: what it multiplied, and how.
+
+    Attributes:
+        name: The weight.
+        x: Input of the operator, ``(rows, ...)``.
+        kernel: Shape of the weight.
+        groups: Of a convolution.
+        window: Strides, pads as in ONNX and dilations of a convolution; None: a matrix.
+    """
+
+    name: str
+    x: Tensor
+    kernel: tuple[int, ...]
+    groups: int = 1
+    window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+
+    def columns(self, x: Tensor) -> Tensor:
+        """What each weight multiplies at each position, ``(rows, groups, inputs, positions)``."""
+        assert self.window is not None  # a convolution
+        stride, pads, dilation = self.window
+        x = F.pad(x, torch_pads(pads)) if any(pads) else x
+        size = self.kernel[2:]
+        out = [
+            (length - d * (k - 1) - 1) // s + 1
+            for length, k, s, d in zip(x.shape[2:], size, stride, dilation, strict=True)
+        ]
+        steps = x.stride()[2:]
+        view = x.as_strided(
+            (*x.shape[:2], *size, *out),
+            (
+                *x.stride()[:2],
+                *(step * d for step, d in zip(steps, dilation, strict=True)),
+                *(step * s for step, s in zip(steps, stride, strict=True)),
+            ),
+        )
+        return view.reshape(len(x), self.groups, -1, math.prod(out))
+
+
+def weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> WeightUse:
+    """The use of a weight by an operator, its second argument.
+
+    Raises:
+        UnsupportedOpError: It is no Conv or Gemm.
+    """
+    x, kernel = args[0].detach(), tuple(args[1].shape)
+    if target is F.linear:
+        return WeightUse(name, x, kernel)
+    if target in (padded_conv, any_conv):
+        _, weight, _, stride, pads, dilation, groups, *auto_pad = args
+        if auto_pad:
+            stride, pads, dilation = conv_window(x, weight, stride, pads, dilation, *auto_pad)
+        return WeightUse(name, x, kernel, groups, (stride, pads, dilation))
+    if target not in _SPATIAL_RANK:
+        raise UnsupportedOpError(
+            f"No gradient by sample is known for {target.__name__}, which uses the weight {name!r}. Known "
+            "are Conv and Gemm; cut this part off the model."
+        )
+    rank = _SPATIAL_RANK[target]
+    names = ("bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, args[2:], strict=False)) | kwargs
+    stride, padding, dilation = (
+        _tuple(given.get(key, default), rank)
+        for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    return WeightUse(name, x, kernel, int(given.get("groups", 1)), (stride, padding * 2, dilation))
+
+
+def _tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
