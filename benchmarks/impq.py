@@ -8,8 +8,8 @@ DIR holds the four IDX files (Debian: ``dpkg -L dataset-fashion-mnist`` says whe
 ``mpqtool quantize``, and its directory is kept in ``--out``: kill it and start it again, and it goes on
 behind the last epoch. Two of these may run side by side, on runs of their own: ``--only`` says which.
 
-A float network of each kind is trained once, or found in ``--out/float_4``, and every run starts from it.
-``benchmarks/sensitivity.py`` measures the bound on the mismatch and the ranking of the kernels.
+A float network of each kind is trained once, or found in ``--out/float_4_held_out``, and every run starts
+from it. ``benchmarks/sensitivity.py`` measures the bound on the mismatch and the ranking of the kernels.
 
 Source: S. K. Gonugondla and N. R. Shanbhag, IMPQ: Reduced complexity neural networks via granular precision
 assignment, tables 1 and 2, figure 4.
@@ -24,7 +24,7 @@ import time
 
 import torch
 from common.page import draw, replace_section
-from granular.arms import ARMS, NETWORKS, Budget
+from granular.arms import NETWORKS, Budget, arms
 from granular.pictures import accuracy_over_compression as picture
 from granular.runs import Bench, stem
 from granular.tables import impq_tables
@@ -79,7 +79,7 @@ def _make(bench: Bench, only: str, minutes: float) -> bool:
     """Make the runs that are missing; whether there was time for all."""
     began = time.monotonic()
     for network in NETWORKS:
-        for arm in ARMS:
+        for arm in arms(network):
             name = f"{network} {arm.folder}"
             if not fnmatch.fnmatch(name, only) or bench.find(network, arm) is not None:
                 continue

@@ -131,16 +131,15 @@ def _drawn(split: Split, options: SensitivityOptions, reporter: Reporter) -> Spl
 
 
 def _fit(network: fx.GraphModule, bits: int, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Quantize all weights at one width, and activations at the one they have; their steps by name."""
+    """Quantize all weights at one width, activations at the one they have: all steps fitted, by name."""
     parameters = dict(network.named_parameters())
     weights = plain_weights(network)
     for weight in weights:
         weight.bits.fill_(bits)
         weight.fit(parameters[weight.name])
     values = plain_activations(network)
-    unset = [value for value in values if not value.is_set]
-    if unset:
-        calibrate(network, zip(*(x.split(_BATCH) for x in inputs), strict=True), unset)
+    if values:  # each width leaves others
+        calibrate(network, zip(*(x.split(_BATCH) for x in inputs), strict=True), values)
     return {q.name: q.step for q in weights} | {q.name: q.scale.detach() for q in values}
 
 

@@ -63,7 +63,9 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"start_bits": "W3.5A8"}, "start_bits are uniform, so whole numbers, got 'W3.5A8'"),
         ({"target_bits": "W5A6"}, "'W5A6' must not exceed start_bits 'W4A8'"),
         ({"target_bits": "W3A8", "start_bits": "W4A7"}, "must not exceed"),
-        ({"method": "adaqat", "start_bits": "W4A1"}, "'W4A1': activation bits of adaqat must be 2 to 8"),
+        ({"method": "adaqat", "start_bits": "W4A1"}, "start_bits 'W4A1': activation bits must be 2 to 8"),
+        ({"start_bits": "W4A1"}, "start_bits 'W4A1': activation bits must be 2 to 8"),
+        ({"target_bits": "W3A1.5"}, "target_bits 'W3A1.5': activation bits must be 2 to 8"),
         ({"method": "adaqat", "start_bits": "W4.5A8"}, "start_bits are uniform, so whole numbers"),
         (
             {"method": "adaqat", "from_scratch": True, "epochs": 0},

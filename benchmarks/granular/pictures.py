@@ -9,7 +9,7 @@ from common.svg import document, text
 
 from mpqtool.report.panel import bounds
 
-from .arms import BASELINE, SEARCHED, UNIFORM
+from .arms import BASELINE, UNIFORM, searched
 from .runs import Bench
 
 _LOWEST = 3.0
@@ -22,7 +22,7 @@ def accuracy_over_compression(bench: Bench, network: str) -> str | None:
 
     None: a run is missing.
     """
-    runs = {name: bench.find(network, arm) for name, arm in SEARCHED.items()}
+    runs = {name: bench.find(network, arm) for name, arm in searched(network).items()}
     lines = {
         name: [(BASELINE / point.bits, point.accuracy) for point in run.points]
         for name, run in runs.items()
@@ -43,6 +43,6 @@ def accuracy_over_compression(bench: Bench, network: str) -> str | None:
         path = " ".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in points)
         body.append(f'<polyline class="line" stroke="{COLORS[name]}" points="{path}"/>')
         body += [plane.dot(*point, COLORS[name]) for point in points]
-    body.append(text(LEFT + 10, BOTTOM - 12, "LSQ, the same bits everywhere", color=_UNIFORM))
+    body.append(text(LEFT + 10, BOTTOM - 12, "LSQ, the same bits but for both ends", color=_UNIFORM))
     body += [plane.dot(*point, _UNIFORM) for point in dots if point in drawn]
     return document(body, WIDTH, HEIGHT, f"{network}: accuracy over compression, by granularity")

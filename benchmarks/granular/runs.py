@@ -38,7 +38,8 @@ class Run:
         activations: Effective bits of an activation.
         integer: Top-1 of the integer file on the test images, in percent.
         to_float: Points that it has more than the float network.
-        held_out: Top-1 on held-out images before lowering, in percent.
+        held_out: Top-1 on held-out images before lowering, in percent: of the last iteration that was
+            accepted, or of the best epoch.
         cost: Computational cost C_C, in units of 1e9.
         bytes_weights: Bytes of weights in the integer file.
         bytes_float: Bytes of the float file.
@@ -74,7 +75,7 @@ class Bench:
     def __init__(self, data: str, out: pathlib.Path, budget: Budget) -> None:
         self.budget, self.out = budget, out / f"{budget.samples}_batch{budget.batch}"
         self.spec = f"idx:{data}"
-        self.floats = out / f"float_{budget.float_epochs}"
+        self.floats = out / f"float_{budget.float_epochs}_held_out"
         if budget.images is not None:
             self.floats = self.out / "float"
             self.spec = runs.fewer(self.spec, budget.images, self.out / "few.npz")
@@ -127,7 +128,7 @@ def _run(result: dict[str, Any]) -> Run:
         activations=bits["activations_eff"],
         integer=metric["integer"],
         to_float=metric["integer"] - metric["float"],
-        held_out=(accepted or rows)[-1]["held_out"],
+        held_out=accepted[-1]["held_out"] if accepted else max(row["held_out"] for row in rows),
         cost=result["cost"]["c_c"] / 1e9,
         bytes_weights=size["weights_stored"],
         bytes_float=size["float"],

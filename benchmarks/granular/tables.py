@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from common.page import table
 
-from .arms import BOTH, NETWORKS, SEARCHED, UNIFORM, Arm
+from .arms import BOTH, NETWORKS, UNIFORM, Arm, searched
 from .runs import Bench, Run
 
 _HEAD = ("", "W", "A", "C_C (G)", "integer file", "to float", "held-out", "weights, bytes", "file, bytes")
@@ -16,15 +16,16 @@ _HEAD = ("", "W", "A", "C_C (G)", "integer file", "to float", "held-out", "weigh
 
 def impq_tables(bench: Bench) -> str:
     """Tables 1 and 2 of the paper, for every network."""
-    weights_only = [*reversed(SEARCHED.values()), *UNIFORM.values()]
     parts = []
-    for title, arms in (
-        ("Table 1: weights alone, activations at 8 bits", weights_only),
-        ("Table 2: weights and activations", BOTH),
-    ):
-        for network in NETWORKS:
-            rows = {arm: bench.find(network, arm) for arm in arms}
-            parts += [f"{title}, {network}", table(_HEAD, _rows(rows))]
+    for network in NETWORKS:
+        weights_only = [*reversed(searched(network).values()), *UNIFORM.values()]
+        for title, arms in (
+            ("Table 1: weights alone, activations at 8 bits", weights_only),
+            ("Table 2: weights and activations", BOTH),
+        ):
+            rows = _rows({arm: bench.find(network, arm) for arm in arms})
+            if rows:
+                parts += [f"{title}, {network}", table(_HEAD, rows)]
     return "\n\n".join(parts)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import fx
 
 from mpqtool.quantizers.attach import activation_quantizers, weight_quantizers
@@ -83,14 +84,18 @@ class Budgets:
 
         All, if they never are. The network is left as it is.
         """
-        quantizers = [*weight_quantizers(network), *activation_quantizers(network)]
-        former = [quantizer.bits.clone() for quantizer in quantizers]
+        quantizers = (*weight_quantizers(network), *activation_quantizers(network))
+        turns = {q: torch.full_like(q.bits, len(chosen)) for q in quantizers}
+        for number, group in enumerate(chosen):  # of every width: the group that it loses a bit with
+            for quantizer, able in group.kernels:
+                turns[quantizer][able] = number
+        former = {quantizer: quantizer.bits.clone() for quantizer in turns}
 
         def suffices(number: int) -> bool:
-            for group in chosen[:number]:
-                group.take_a_bit()
+            for quantizer, turn in turns.items():
+                quantizer.bits.copy_(former[quantizer] - (turn < number).to(turn))
             met = self.are_met(limits, network)
-            for quantizer, bits in zip(quantizers, former, strict=True):
+            for quantizer, bits in former.items():
                 quantizer.bits.copy_(bits)
             return met
 

@@ -45,23 +45,23 @@ class Weights:
 
     @property
     def kernels(self) -> list[tuple[WeightQuantizer, Tensor]]:
-        """Each member, and which of its kernels have a bit to give, ``(kernels,)``, on the CPU."""
-        found = []
-        for member in self.members:
-            able = (member.bits > least_bits(member, prune=self.prune)).cpu()
-            if self.kernel is not None:
-                able &= torch.arange(len(able)) == self.kernel
-            found.append((member, able))
-        return found
+        """Each member, and which of its kernels have a bit to give: indices, on the CPU."""
+        if self.kernel is None:
+            return [
+                (q, (q.bits > least_bits(q, prune=self.prune)).cpu().nonzero()[:, 0]) for q in self.members
+            ]
+        (member,) = self.members  # of many thousand such groups: only its own width is looked at
+        able = int(member.bits[self.kernel]) > least_bits(member, prune=self.prune)
+        return [(member, torch.tensor([self.kernel] if able else [], dtype=torch.long))]
 
     @property
     def is_empty(self) -> bool:
         """Whether none of it has a bit to give."""
-        return not any(bool(able.any()) for _, able in self.kernels)
+        return not any(len(able) for _, able in self.kernels)
 
     def take_a_bit(self) -> None:
         for member, able in self.kernels:
-            member.bits -= able.to(member.bits)
+            member.bits[able.to(member.bits.device)] -= 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +69,11 @@ class Activation:
     """One quantized value."""
 
     quantizer: ActivationQuantizer
+
+    @property
+    def kernels(self) -> list[tuple[ActivationQuantizer, Tensor]]:
+        """The quantizer, and whether it has a bit to give, ``()``: as an index, all of its width."""
+        return [(self.quantizer, (self.quantizer.bits > LEAST_ACTIVATION_BITS).cpu())]
 
     @property
     def is_empty(self) -> bool:

@@ -114,7 +114,8 @@ class Impq:
         if reason is not None:
             return self._end_phase(reason)
         ranking, from_classes = self.reduction.rank(groups, iteration=state.iteration)
-        if not from_classes and state.turn == state.in_phase == 0:
+        if not from_classes and not state.told:
+            state.told = True
             self.reporter.say(
                 "sensitivities are of the power of the outputs, as the network has no class logits"
             )

@@ -51,6 +51,7 @@ class State:
         turn: How many phases are over.
         reasons: Why, by phase; empty where its budgets are met.
         begun: What the network of the start uses of the budgets.
+        told: Whether it was said that sensitivities are not of classes.
         history: One row per iteration.
     """
 
@@ -65,4 +66,5 @@ class State:
     turn: int = 0
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     begun: dict[str, float] = dataclasses.field(default_factory=dict)
+    told: bool = False
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -87,7 +87,7 @@ class Reduction:
         """The groups, least sensitive first; and whether there are class logits to tell it by."""
         settings, seed = self.settings, self.settings.seed + iteration
         gains, removal = noise_gains(self.network, self.batches(), seed=seed), None
-        if settings.prune:
+        if settings.prune and isinstance(groups[0], Weights):
             removal = removal_gains(self.network, self.batches(), seed=seed)
         sensitivity = sensitivities(settings.sensitivity, self.network, gains, removal)
         saving = savings(settings.rank, self.network, settings.costs)

@@ -19,6 +19,8 @@ from ..values import array
 from .offsets import check_offsets, pads_with_zero
 
 _LARGEST_BIAS = 2.0**30
+_BIAS_OF_NOTHING = 2.0**15
+"""Codes that the bias of a kernel of 0 bits gets: as exact as any, and sums stay exact in float32."""
 _LARGEST_ACCUMULATOR = 2**31 - 1
 
 
@@ -142,10 +144,13 @@ def _complete_weight(
 
 
 def raise_dead_scales(model: ir.Model, plan: Plan) -> Plan:
-    """The plan with scales that are too small for their biases raised to ``|b| / (s_x * 2**30)``.
+    """The plan with scales that fit the biases of kernels that are dead, or nearly so.
 
-    Only a nearly dead kernel has such a scale, as when BatchNormalization nearly multiplied it by 0: its
-    bias would not fit int32. Its weights are far below the raised scale, and so is what they add.
+    - A scale that is too small for its bias is raised to ``|b| / (s_x * 2**30)``. Only a nearly dead kernel
+      has one, as when BatchNormalization nearly multiplied it by 0: its bias would not fit int32. Its weights
+      are far below the raised scale, and so is what they add.
+    - The scale of a kernel of 0 bits, which has no weights, is ``|b| / (s_x * 2**15)``, as its bias, all that
+      it gives, is rounded to whole ``s_x * scale``.
 
     Args:
         model: Normal graph with BatchNormalization folded; not changed.
@@ -157,6 +162,8 @@ def raise_dead_scales(model: ir.Model, plan: Plan) -> Plan:
         users = list(weight_users(plan, found, model.graph.initializers[planned.name]))
         least = _least_scale(users, len(planned.bits))
         scale = np.maximum(np.asarray(planned.scale, np.float32), least)
+        empty = (np.asarray(planned.bits) == 0) & (least > 0)
+        scale = np.where(empty, least * np.float32(_LARGEST_BIAS / _BIAS_OF_NOTHING), scale)
         weights.append(planned.model_copy(update={"scale": tuple(float(s) for s in scale)}))
     return plan.replaced(weights=weights)
 
