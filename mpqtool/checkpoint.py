@@ -18,8 +18,9 @@ from .files import replacing
 
 _NAME = "state"
 _SUFFIX = ".safetensors"
-_FORMAT = "6"
-"""Counts up when a run of today would not fit what was written before: 6 has what IMPQ knows of budgets."""
+_FORMAT = "7"
+"""Counts up when a run of today would not fit what was written before: 7 has the
+groups that a phase of IMPQ began with."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,15 +87,15 @@ def check_widths(options: QuantizeOptions) -> None:
     for name, widths in (("start_bits", start), ("bits", uniform)):
         if any(width != int(width) for width in widths):
             raise OptionError(f"{name} are uniform, so whole numbers, got {getattr(options, name)!r}")
+    if start[1] < 2:
+        raise OptionError(f"start_bits {options.start_bits!r}: activation bits must be 2 to 8")
+    if target[1] < 2:
+        raise OptionError(f"target_bits {options.target_bits!r}: activation bits must be 2 to 8")
     if options.method == "impq" and any(low > high for low, high in zip(target, start, strict=True)):
         raise OptionError(
             f"target_bits {options.target_bits!r} must not exceed start_bits {options.start_bits!r}; "
             "the search only takes bits away"
         )
-    if start[1] < 2:
-        raise OptionError(f"start_bits {options.start_bits!r}: activation bits must be 2 to 8")
-    if target[1] < 2:
-        raise OptionError(f"target_bits {options.target_bits!r}: activation bits must be 2 to 8")
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
         raise OptionError(f"bits {options.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":

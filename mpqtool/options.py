@@ -85,7 +85,7 @@ class QuantizeOptions:
         rank: What the sensitivity is divided by. ``bits``: bits of storage that a bit less saves; ``macs``:
             multiply-accumulates, times the bits of the other operand; ``group``: nothing, as in the paper.
         step_groups: Groups that lose a bit in one iteration. None of this and the next two: half of the
-            eligible groups three times, then a quarter, then 15 %.
+            eligible groups three times, then a quarter, then 15 %, but no fewer than 5 % of those at first.
         step_sensitivity: Sensitivity up to which every group loses a bit in one iteration.
         step_mismatch: What the groups of one iteration may add to the bound on the mismatch probability.
         prune: Whether kernels may lose their last bit, and leave the file: with granularity ``kernel`` and

@@ -129,7 +129,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "step_groups", type=int, metavar="N",
     help="Groups that lose a bit in one iteration.  [default: 50 % of the eligible ones three times, 25 %, "
-    "then 15 %]",
+    "then 15 %, and no fewer than 5 % of those at first]",
 )  # fmt: skip
 @_option(
     "step_sensitivity", type=float, metavar="M", help="Instead: all groups with a sensitivity up to this."

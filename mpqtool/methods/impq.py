@@ -120,9 +120,12 @@ class Impq:
                 "sensitivities are of the power of the outputs, as the network has no class logits"
             )
         step = settings.reduction.step
-        allowed = [
-            entry.group for entry in select(ranking, step, iteration=state.in_phase, caution=state.caution)
-        ]
+        if state.in_phase == 0:
+            state.eligible = len(groups)
+        selected = select(
+            ranking, step, iteration=state.in_phase, caution=state.caution, begun=state.eligible
+        )
+        allowed = [entry.group for entry in selected]
         if not allowed:
             return self._end_phase(step.unreached(state.caution))
         chosen = allowed[: settings.budgets.enough(allowed, limits, self.network)]

@@ -44,6 +44,7 @@ class State:
         iteration: Its number, counted through all phases.
         in_phase: The same, counted in this phase.
         rollbacks: Iterations of this phase that were undone.
+        eligible: Groups that had a bit to give when this phase began.
         caution: A factor of how far an iteration goes, halved by each of them.
         held_back: Whether a phase ended as fewer bits cost too much.
         reference: The held-out metric of the network of the start.
@@ -59,6 +60,7 @@ class State:
     iteration: int = 0
     in_phase: int = 0
     rollbacks: int = 0
+    eligible: int = 0
     caution: float = 1.0
     held_back: bool = False
     reference: float = math.nan

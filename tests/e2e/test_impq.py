@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_text import parse
 from swish_network import swish_network, swish_split
 
 import mpqtool
@@ -174,10 +175,41 @@ def test_the_search_goes_on_from_the_plan_of_another_method(
         assert min(after for _, after in pairs) == 2  # it has no codes of one bit
 
 
+_WIDE = """
+    net (float[N, 2, 6, 6] x) => (float[N, 3] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w0)
+        n = BatchNormalization (c, gamma, beta, mean, var)
+        r = Relu (n)
+        d = Conv (r, w1)
+        e = Relu (d)
+        p = GlobalAveragePool (e)
+        f = Flatten (p)
+        y = Gemm <transB = 1> (f, w2)
+    }
+"""
+
+
 def test_kernels_that_are_pruned_leave_the_file(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    options = {"prune": True, "start_bits": "W2A8", "target_bits": "W1A8", "step_groups": 8}
-    result = _quantize(folder, tmp_path / "out", **options)
-    plan = Plan.load(tmp_path / "out" / "plan.json")
-    assert sum(entry.bits.count(0) for entry in plan.weights) > 0
+    rng, kernels = np.random.default_rng(0), 16
+    numbers = {
+        "w0": rng.normal(size=(kernels, 2, 3, 3)), "gamma": np.ones(kernels), "beta": np.ones(kernels),
+        "mean": np.zeros(kernels), "var": np.full(kernels, 9.0), "w1": rng.normal(size=(8, kernels, 3, 3)),
+        "w2": rng.normal(size=(3, 8)),
+    }  # fmt: skip
+    ir.save(
+        parse(_WIDE, {name: np.float32(value) for name, value in numbers.items()}), tmp_path / "wide.onnx"
+    )
+    options = {"prune": True, "start_bits": "W2A8", "target_bits": None, "target_size": 146, "step_groups": 8}
+    result = _quantize(folder, tmp_path / "out", str(tmp_path / "wide.onnx"), **options)
+
+    first = Plan.load(tmp_path / "out" / "plan.json").weight("w0")
+    assert first is not None
+    pruned = first.bits.count(0)
     assert result["verify"]["passed"]
-    assert result["bits"]["weights_eff"] <= 1.0
+    assert result["bytes"]["weights_owed"] <= 146  # 1464 weights: 0.8 bits
+    assert pruned >= kernels // 2
+    (layer, *_) = result["bits"]["layers"]
+    assert layer["weights_removed"] == kernels // 2 * 2 * 3 * 3  # of 16 kernels, 8 stay
+    graph = ir.load(tmp_path / "out" / "model.int.onnx").graph
+    shapes = [tuple(value.shape or ()) for value in graph.initializers.values()]
+    assert not any(kernels in shape for shape in shapes), shapes

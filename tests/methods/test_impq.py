@@ -17,7 +17,9 @@ from torch import fx
 
 from mpqtool.checkpoint import Checkpoint
 from mpqtool.data import Split
+from mpqtool.hardware import layer_costs
 from mpqtool.importer import import_graph
+from mpqtool.methods.activation_clips import six_sigma_clips
 from mpqtool.methods.budgets import Budgets
 from mpqtool.methods.impq import Impq
 from mpqtool.methods.impq_settings import ImpqSettings
@@ -27,7 +29,15 @@ from mpqtool.methods.selection import Step
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
 from mpqtool.prices import make_prices
-from mpqtool.quantizers.attach import activation_quantizers, attach, read_plan, weight_quantizers
+from mpqtool.quantizers.attach import (
+    activation_quantizers,
+    attach,
+    plain_activations,
+    plain_weights,
+    read_plan,
+    weight_quantizers,
+)
+from mpqtool.quantizers.clips import clipped_scale
 from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
@@ -232,22 +242,71 @@ def test_a_phase_ends_where_no_group_may_lose_a_bit(step: Step, reason: str) -> 
     assert reason in said.getvalue()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"clip": "max"}, {"clip": "paper4rms"}, {"activation_clip": "6sigma"}],
-    ids=lambda options: "-".join(options.values()),
-)
-def test_clips_are_those_asked_for(options: dict[str, str]) -> None:
-    limits = {"weights": 4.0}
-    plain, other = _impq(epochs=0, limits=limits)[0], _impq(epochs=0, limits=limits, **options)[0]
+@pytest.mark.parametrize("clip", ["max", "paper4rms"])
+def test_weights_are_clipped_as_asked_for(clip: str) -> None:
+    plain, other = (_impq(epochs=0, limits={"weights": 4.0}, clip=name)[0] for name in ("mse", clip))
     for method in (plain, other):
         method.run()
-    weights = [
-        (a.scale / b.scale).mean()
-        for a, b in zip(*(weight_quantizers(m.network) for m in (plain, other)), strict=True)
-    ]
-    # What differs is what was asked for.
-    assert any(abs(float(ratio) - 1) > 0.01 for ratio in weights) == ("clip" in options)
+    for quantizer in plain_weights(other.network):
+        weight = dict(other.network.named_parameters())[quantizer.name]
+        expected = clipped_scale(weight, quantizer.bits, Grid.ODD, clip)
+        torch.testing.assert_close(quantizer.scale, expected)
+    pairs = zip(plain_weights(plain.network), plain_weights(other.network), strict=True)
+    assert any(bool((a.scale / b.scale - 1).abs().max() > 0.01) for a, b in pairs)
+
+
+def test_clips_of_activations_are_six_sigma_where_asked_for() -> None:
+    method, _ = _impq(epochs=0, limits={"weights": 4.0}, activation_clip="6sigma")
+    method.run()
+    clips = six_sigma_clips(method.network, method.batches(), plain_activations(method.network))
+    assert clips
+    for quantizer in plain_activations(method.network):
+        if quantizer.name in clips:
+            assert int(quantizer.zero_point) == 0
+            # Clips were set one after the other, and each moves what comes behind by a rounding error.
+            assert float(quantizer.scale.detach()) == pytest.approx(clips[quantizer.name] / 2**8, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sensitivity": "paper"},
+        {"sensitivity": "repo", "granularity": "layer"},
+        {"rank": "macs", "granularity": "layer"},
+        {"rank": "group"},
+        {"step": Step(mismatch=0.05)},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_other_rankings_and_steps_reach_the_target_too(options: dict[str, Any]) -> None:
+    costs = ()
+    if options.get("rank") == "macs":
+        model = residual_cnn(np.random.default_rng(0))
+        plan = place(model, weight_bits=4, activation_bits=8, grid=Grid.ODD)
+        names = [entry.name for entry in plan.weights]
+        inputs = {"x": np.zeros((1, 2, 8, 8), np.float32)}
+        costs = layer_costs(model, plan, "bitops", learned=names, inputs=inputs)
+    method, _ = _impq(limits={"weights": 3.2}, costs=costs, **options)
+    plain, _ = _impq(limits={"weights": 3.2})
+    for search in (method, plain):
+        search.run()
+        assert search._bits()["weights_eff"] <= 3.2
+    assert read_plan(method.network).to_json() != read_plan(plain.network).to_json()
+
+
+@pytest.mark.parametrize("first", ["weights", "activations"])
+def test_outputs_without_classes_are_told_of_once(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fisher(*given: Any, **more: Any) -> NoiseGains:
+        return dataclasses.replace(noise_gains(*given, **more), from_classes=False)
+
+    monkeypatch.setattr("mpqtool.methods.reduction.noise_gains", fisher)
+    said = io.StringIO()
+    other = {"weights": {"activations": 6.0}, "activations": {"weights": 3.0}}[first]
+    method, _ = _impq(
+        first=first, limits=other, reporter=Reporter(stream=said)
+    )  # the first has nothing to do
+    method.run()
+    assert said.getvalue().count("as the network has no class logits") == 1
 
 
 def test_every_iteration_that_is_accepted_is_kept() -> None:

@@ -11,8 +11,11 @@ _RANKING = [
 ]
 
 
-def _chosen(step: Step, *, iteration: int = 0, caution: float = 1.0) -> list[int | None]:
-    groups = [entry.group for entry in select(_RANKING, step, iteration=iteration, caution=caution)]
+def _chosen(
+    step: Step, *, iteration: int = 0, caution: float = 1.0, begun: int = len(_RANKING)
+) -> list[int | None]:
+    selected = select(_RANKING, step, iteration=iteration, caution=caution, begun=begun)
+    groups = [entry.group for entry in selected]
     return [group.kernel for group in groups if isinstance(group, Weights)]
 
 
@@ -22,6 +25,12 @@ def _chosen(step: Step, *, iteration: int = 0, caution: float = 1.0) -> list[int
 )
 def test_shares_fall_and_leave_one_at_least(iteration: int, caution: float, number: int) -> None:
     assert _chosen(Step(), iteration=iteration, caution=caution) == list(range(number))
+
+
+def test_the_last_groups_of_many_do_not_go_one_by_one() -> None:
+    assert _chosen(Step(), iteration=9, begun=80) == [0, 1, 2, 3]
+    assert _chosen(Step(), iteration=9, begun=80, caution=0.5) == [0, 1]
+    assert _chosen(Step(), iteration=9, begun=800) == list(range(8))
 
 
 def test_a_number_of_groups() -> None:

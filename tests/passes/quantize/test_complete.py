@@ -9,7 +9,7 @@ from mpqtool.passes import arithmetic
 from mpqtool.passes.errors import PlanError
 from mpqtool.passes.pipelines import quantize
 from mpqtool.passes.plan import Grid, Plan
-from mpqtool.passes.quantize import complete
+from mpqtool.passes.quantize import complete, raise_dead_scales
 from mpqtool.passes.values import array, set_array
 
 
@@ -111,6 +111,23 @@ def test_a_dead_kernel_does_not_make_its_bias_overflow(rng: np.random.Generator)
     assert np.abs(codes).max() <= 2**30
     bias = arithmetic.dequantize(codes, np.float32(x.scale) * np.float32(w.scale))
     np.testing.assert_allclose(bias[1], 50, rtol=1e-6, atol=0)  # 2**30 steps: what float32 loses of it
+
+
+@pytest.mark.parametrize("given", [1.0, 300.0, 1e-9])
+def test_kernels_without_bits_keep_their_biases(given: float, rng: np.random.Generator) -> None:
+    """What a kernel of 0 bits gives is its bias; a scale of no weights must not round it away."""
+    model = residual_cnn(rng)
+    plan = calibrated(model, {"x": rng.normal(size=(3, 2, 8, 8)).astype(np.float32)})
+    first = plan.weights[0]
+    node = next(node for node in model.graph if node.inputs[1].name == first.name)
+    bias = array(node.inputs[2])
+    x = plan.activation(str(node.inputs[0].name))
+    assert bias is not None
+    assert x is not None
+    empty = first.model_copy(update={"bits": (0,) * len(first.bits), "scale": (given,) * len(first.bits)})
+    made = raise_dead_scales(model, plan.replaced(weights=[empty, *plan.weights[1:]])).weights[0]
+    unit = np.float64(x.scale or 0) * np.asarray(made.scale)
+    np.testing.assert_allclose(np.rint(bias / unit) * unit, bias, rtol=2**-15)
 
 
 def test_the_lowest_code_counts_with_its_magnitude() -> None:
