@@ -107,6 +107,17 @@ def test_the_same_seed_gives_the_same_and_another_other_samples(tmp_path: pathli
     assert first["groups"][0]["noise_gain"] != other["groups"][0]["noise_gain"]
 
 
+def test_a_width_does_not_depend_on_those_before(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales of activations are those of the network with weights of this width."""
+    model = _save(tmp_path, *CLASSES)
+    of_all = mpqtool.sensitivity(model, samples=100, activation_bits=3)
+    monkeypatch.setattr("mpqtool.run_sensitivity.UNIFORM_BITS", range(8, 9))
+    alone = mpqtool.sensitivity(model, samples=100, activation_bits=3)
+    assert alone["uniform"] == of_all["uniform"][-1:]
+
+
 def test_ways_to_sum_agree(tmp_path: pathlib.Path) -> None:
     model = _save(tmp_path, *CLASSES)
     exact, signs, second = (
