@@ -14,6 +14,7 @@ import torch
 
 from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import load_model, save_model
+from mpqtool.passes.plan import Plan
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
 from mpqtool.runtime.verify import VerifyResult, verify
@@ -91,9 +92,21 @@ def _emit(job: Job, finished: Finished) -> Result:
             f"the integer file has {content.bytes.integer} bytes, more than the {job.float_bytes} of the "
             "float file: what it holds beside quantized weights outweighs what they save"
         )
+    _say_pruned(job, content, finished.plan)
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
     return Result(path=out, result=result)
+
+
+def _say_pruned(job: Job, content: ResultFile, plan: Plan) -> None:
+    """How many kernels have no bits, and whether they left the file."""
+    pruned = sum(entry.bits.count(0) for entry in plan.weights)
+    if pruned:
+        removed = sum(row.weights_removed or 0 for row in content.bits.layers)
+        job.reporter.say(
+            f"{pruned:,} kernels have no bits, and {removed:,} weights left the integer file: kernels leave "
+            "by eights, or fours, and where nothing but layers, pools and functions uses them"
+        )
 
 
 def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> VerifyResult:

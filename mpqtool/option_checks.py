@@ -83,7 +83,9 @@ def check_widths(options: QuantizeOptions) -> None:
     """
     uniform = parse_bits(options.bits)
     start = (8.0, 8.0) if options.start_bits is None else parse_bits(options.start_bits)
-    target = start if options.target_bits is None else parse_bits(options.target_bits)
+    target = start
+    if options.target_bits is not None:
+        target = parse_bits(options.target_bits, least_weights=0 if options.prune else 1)
     for name, widths in (("start_bits", start), ("bits", uniform)):
         if any(width != int(width) for width in widths):
             raise OptionError(f"{name} are uniform, so whole numbers, got {getattr(options, name)!r}")

@@ -18,8 +18,12 @@ _BITS = re.compile(r"W(\d+(?:\.\d+)?)A(\d+(?:\.\d+)?)", re.IGNORECASE)
 _LEAST_BITS, _MOST_BITS = 1.0, 8.0
 
 
-def parse_bits(text: str) -> tuple[float, float]:
+def parse_bits(text: str, *, least_weights: float = _LEAST_BITS) -> tuple[float, float]:
     """Read ``W3A6`` or ``W2.5A6``: bits of weights and of activations.
+
+    Args:
+        text: The text.
+        least_weights: Fewest bits of weights; 0 where kernels may have none.
 
     Raises:
         OptionError: The text has another form, or a width is not 1 to 8.
@@ -28,9 +32,9 @@ def parse_bits(text: str) -> tuple[float, float]:
     if match is None:
         raise OptionError(f"{text!r} is not a pair of bit-widths; write W3A6 for weights 3, activations 6")
     weights, activations = (float(part) for part in match.groups())
-    for what, bits in (("weight", weights), ("activation", activations)):
-        if not _LEAST_BITS <= bits <= _MOST_BITS:
-            raise OptionError(f"{text!r}: {what} bits must be 1 to 8, got {bits:g}")
+    for what, bits, least in (("weight", weights, least_weights), ("activation", activations, _LEAST_BITS)):
+        if not least <= bits <= _MOST_BITS:
+            raise OptionError(f"{text!r}: {what} bits must be {least:g} to 8, got {bits:g}")
     return weights, activations
 
 

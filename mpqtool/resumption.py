@@ -58,7 +58,7 @@ def _checked(job: Job, checkpoint: Checkpoint, option: str) -> Checkpoint:
         changed.insert(0, "the model")
     if changed:
         raise CheckpointError(
-            f"Cannot resume {str(job.out)!r}: {', '.join(changed)} changed since it was begun. Give "
-            f"what it was begun with, or leave {option} out to start anew."
+            f"Cannot {option.removeprefix('--')} from {str(job.out)!r}: {', '.join(changed)} changed since "
+            f"it was begun. Give what it was begun with, or leave {option} out and give another -o."
         )
     return checkpoint

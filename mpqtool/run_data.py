@@ -48,6 +48,11 @@ def read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, rep
         )
         train, test = (dataclasses.replace(split, labels=None) for split in (data.train, data.test))
         data = dataclasses.replace(data, train=train, test=test)
+    if classes is not None and data.train.labels is None:
+        reporter.say(
+            f"no labels: the {classes} outputs are taken for class logits, and the answers of the float "
+            "model for the right ones"
+        )
     if data.held_out:
         reporter.warn("the data has no test split: its last fifth is held out for testing")
     return data

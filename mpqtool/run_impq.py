@@ -120,7 +120,7 @@ def _reduction(job: Job, free: frozenset[str]) -> ReductionSettings:
 def _budgets(job: Job, free: frozenset[str]) -> Budgets:
     options, limits = job.options, dict[str, float]()
     if options.target_bits is not None:
-        limits["weights"], limits["activations"] = parse_bits(options.target_bits)
+        limits["weights"], limits["activations"] = parse_bits(options.target_bits, least_weights=0)
     if options.target_size is not None:
         limits["size"] = options.target_size
     if options.target_bitops is not None:

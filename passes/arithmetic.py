@@ -152,7 +152,8 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
     """The scale of each kernel with the least squared error, on a grid of clips.
 
     The scale runs over ``steps`` even fractions of the smallest one that clips nothing, at either end of the
-    grid. A kernel of 0 bits, or of zeros, gets scale 1; of zeros on a grid without 0, ``NOTHING``.
+    grid. A kernel of zeros gets ``NOTHING``: no error comes of it, whatever its width, and its bias is not
+    rounded to coarse units. One of 0 bits gets 1.
 
     Returns:
         ``(kernels,)``, float32, positive.
@@ -166,8 +167,7 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
     end = (ends / tops.astype(np.float64)).argmax(axis=0)[None]  # the end that is clipped first
     largest, top = (np.take_along_axis(numbers, end, axis=0)[0] for numbers in (ends, tops))
     used = (largest > 0) & (widths > 0)
-    without_0 = (widths > 0) & (widths < 8) & (grid is Grid.ODD)
-    unused = np.where(without_0, NOTHING, 1)
+    unused = np.where(widths > 0, NOTHING, 1)
     best = np.where(used, np.maximum(largest / top, np.finfo(np.float32).tiny), unused).astype(np.float32)
     least = np.full(len(w), np.inf, np.float32)
     for fraction in np.linspace(1, 1 / steps, steps, dtype=np.float32):

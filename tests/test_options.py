@@ -64,6 +64,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"target_bits": "W5A6"}, "'W5A6' must not exceed start_bits 'W4A8'"),
         ({"target_bits": "W3A8", "start_bits": "W4A7"}, "must not exceed"),
         ({"method": "adaqat", "start_bits": "W4A1"}, "start_bits 'W4A1': activation bits must be 2 to 8"),
+        ({"target_bits": "W0.8A6"}, "weight bits must be 1 to 8, got 0.8"),
         ({"start_bits": "W4A1"}, "start_bits 'W4A1': activation bits must be 2 to 8"),
         ({"target_bits": "W3A1.5"}, "target_bits 'W3A1.5': activation bits must be 2 to 8"),
         ({"method": "adaqat", "start_bits": "W4.5A8"}, "start_bits are uniform, so whole numbers"),
@@ -216,6 +217,10 @@ def test_a_plan_without_a_method_takes_no_option_of_one(name: str) -> None:
     said = name.rstrip("_")
     with pytest.raises(OptionError, match=f"^{said} has no effect with a plan and no method: .* 'impq', "):
         QuantizeOptions(plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
+
+
+def test_kernels_that_may_be_pruned_may_have_less_than_one_bit() -> None:
+    assert QuantizeOptions(prune=True, target_bits="W0.5A6").target_bits == "W0.5A6"
 
 
 def test_a_plan_is_gone_on_from_with_impq() -> None:

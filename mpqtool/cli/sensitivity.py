@@ -14,6 +14,11 @@ from mpqtool.sensitivity_options import SUMS
 from .common import counted, echo_json, echo_table, json_option, number, numbers, size
 
 _SHOWN = 20  # groups that are listed
+_FORMS = {
+    "signs": "other answers, at most",
+    "ranks": "other answers, at most",
+    "runner-up": "the runner-up instead, at most",
+}
 
 
 @click.command(
@@ -87,7 +92,7 @@ def _show(found: dict[str, Any]) -> None:
     if found["form"] == "classes":
         echo_table(
             [(str(row["bits"]), _share(row["bound"]), _share(row["measured"])) for row in found["uniform"]],
-            header=("bits of all weights", "other answers, at most", "measured"),
+            header=("bits of all weights", _FORMS[found["sums"]], "measured"),
         )
         beside = "activations in float" if bits is None else f"activations at {bits} bits"
         click.echo(f"{counted(found['samples'], 'sample')}, {beside}; nothing was trained")
@@ -113,10 +118,11 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(
         "sensitivity: noise gain times the square of the step at 8 bits, which is "
         + (
-            "the group's part of the bound on other answers"
+            "the group's part of the bound on other answers, had all groups 8 bits"
             if found["form"] == "classes"
             else "half the noise power in the outputs, in units of their mean square (no class logits)"
         )
+        + "; share: of the sum over all groups"
     )
 
 

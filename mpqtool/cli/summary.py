@@ -23,7 +23,7 @@ def echo_summary(path: str, result: dict[str, Any]) -> None:
     quantized = _quantized_bits(bits["layers"])
     rows += [
         ("weight bits (all layers)", number(bits["weights_eff"])),
-        ("weight bits (quantized layers)", number(quantized)),
+        ("weight bits (of what is quantized and left)", number(quantized)),
         ("activation bits", number(bits["activations_eff"])),
         ("bytes float", number(sizes["float"])),
         ("bytes integer", number(sizes["integer"])),
@@ -40,7 +40,7 @@ def echo_summary(path: str, result: dict[str, Any]) -> None:
 
 
 def _quantized_bits(layers: list[dict[str, Any]]) -> float | None:
-    """Mean bits of the weights that are not float."""
+    """Mean bits of the weights that are not float, and were not removed."""
     total, count = 0.0, 0
     for row in layers:
         kernels = sum(row["weight_bits"].values())

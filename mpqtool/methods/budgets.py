@@ -120,5 +120,5 @@ def widths(network: fx.GraphModule) -> Widths:
 def in_words(name: str, used: float) -> str:
     """Write what is used of a budget for a person."""
     if name in PHASES:
-        return f"{name} at {used:.2f} bits"
+        return f"{name} at {used:.3f} bits"
     return f"size at {used:,.0f} bytes" if name == "size" else f"bitops at {used:,.4g}"

@@ -44,6 +44,12 @@ class Weights:
     prune: bool = False
 
     @property
+    def name(self) -> str:
+        """What tells it from the other groups of a search."""
+        first = self.members[0].name
+        return first if self.kernel is None else f"{first}[{self.kernel}]"
+
+    @property
     def kernels(self) -> list[tuple[WeightQuantizer, Tensor]]:
         """Each member, and which of its kernels have a bit to give: indices, on the CPU."""
         if self.kernel is None:
@@ -69,6 +75,11 @@ class Activation:
     """One quantized value."""
 
     quantizer: ActivationQuantizer
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other groups of a search."""
+        return str(self.quantizer.name)
 
     @property
     def kernels(self) -> list[tuple[ActivationQuantizer, Tensor]]:

@@ -109,7 +109,7 @@ class Impq:
         if state.phase == "start":
             return True
         limits = settings.budgets.of_phase(state.phase, state.begun, halfway=state.turn == 0)
-        groups = self.reduction.groups(state.phase)
+        groups = [group for group in self.reduction.groups(state.phase) if group.name not in state.barred]
         reason = self._end(limits, eligible=len(groups))
         if reason is not None:
             return self._end_phase(reason)
@@ -127,12 +127,13 @@ class Impq:
         )
         allowed = [entry.group for entry in selected]
         if not allowed:
-            return self._end_phase(step.unreached(state.caution))
+            return self._end_phase(step.unreached(state.caution, ranking))
         chosen = allowed[: settings.budgets.enough(allowed, limits, self.network)]
         self.reduction.take(chosen)
-        state.reduced = len(chosen)
+        state.taken = [group.name for group in chosen]
         self.reporter.event(
             "reduce", phase=state.phase, iteration=state.iteration, groups=len(groups), reduced=len(chosen),
+            sensitivities=[entry.sensitivity for entry in (ranking[0], ranking[-1])],
             from_classes=from_classes, **self._bits(),
         )  # fmt: skip
         return True
@@ -142,11 +143,11 @@ class Impq:
         state, settings = self.state, self.settings
         if settings.budgets.are_met(limits, self.network):
             return ""
-        if not eligible:
-            return f"no group of {state.phase} has a bit left to give"
-        if state.rollbacks >= _ROLLBACKS:
+        if state.rollbacks >= _ROLLBACKS or (state.barred and not eligible):
             state.held_back = True
             return f"fewer bits cost more than {settings.max_drop:g} points on held-out data"
+        if not eligible:
+            return f"no group of {state.phase} has a bit left to give"
         return f"{_ITERATIONS} iterations were made" if state.in_phase >= _ITERATIONS else None
 
     def _end_phase(self, reason: str) -> bool:
@@ -174,7 +175,13 @@ class Impq:
         binding = "max_drop" if held_back else budgets.binding(used, state.begun)
         self.reporter.event("budgets", used=used, limits=dict(limits), binding=binding)
         told = ", ".join(f"{in_words(name, number)} of {limits[name]:,.10g}" for name, number in used.items())
-        last_word = f"{binding.replace('_', '-')} binds" if binding else "all were met at the start"
+        missed = [name for name, limit in limits.items() if used[name] > limit]
+        if missed:
+            last_word = f"missed: {', '.join(missed)}"
+        else:
+            last_word = (
+                f"all are met, {binding} with the least to spare" if binding else "all were met at the start"
+            )
         self.reporter.say(f"budgets: {told}; {last_word}")
 
     def _fine_tune(self) -> None:
@@ -200,7 +207,7 @@ class Impq:
         accepted = metric >= state.reference - self.settings.max_drop
         row = {
             "iteration": state.iteration, "phase": state.phase, **self._bits(), "held_out": metric,
-            "reduced": state.reduced, "accepted": accepted,
+            "reduced": len(state.taken), "accepted": accepted,
         }  # fmt: skip
         state.history.append(row)
         self.reporter.event("iteration", **row)
@@ -217,6 +224,8 @@ class Impq:
             self.network.load_state_dict(self.accepted)
             state.rollbacks += 1
             state.caution /= 2
+            if len(state.taken) == 1:
+                state.barred += state.taken
 
     def _begin_from(self, metric: float) -> None:
         """Take the network of the start as the one that others are compared with."""
@@ -234,7 +243,9 @@ class Impq:
             )
 
     def _next_phase(self, phase: str) -> None:
-        self.state.phase, self.state.in_phase, self.state.rollbacks, self.state.caution = phase, 0, 0, 1.0
+        state = self.state
+        state.phase, state.in_phase, state.rollbacks, state.caution = phase, 0, 0, 1.0
+        state.taken, state.barred = [], []
 
     def _save(self, epoch: int, momenta: dict[str, Tensor]) -> None:
         tensors = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}

@@ -45,10 +45,11 @@ class State:
         in_phase: The same, counted in this phase.
         rollbacks: Iterations of this phase that were undone.
         eligible: Groups that had a bit to give when this phase began.
+        barred: Groups of this phase that were refused alone: their next bit costs too much.
+        taken: The groups that lost a bit in this iteration.
         caution: A factor of how far an iteration goes, halved by each of them.
         held_back: Whether a phase ended as fewer bits cost too much.
         reference: The held-out metric of the network of the start.
-        reduced: Groups that lost a bit in this iteration.
         turn: How many phases are over.
         reasons: Why, by phase; empty where its budgets are met.
         begun: What the network of the start uses of the budgets.
@@ -61,10 +62,11 @@ class State:
     in_phase: int = 0
     rollbacks: int = 0
     eligible: int = 0
+    barred: list[str] = dataclasses.field(default_factory=list)
+    taken: list[str] = dataclasses.field(default_factory=list)
     caution: float = 1.0
     held_back: bool = False
     reference: float = math.nan
-    reduced: int = 0
     turn: int = 0
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     begun: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -15,6 +15,8 @@ from .sensitivity import Ranked
 _SHARES = (0.5, 0.5, 0.5, 0.25)
 """Share of the eligible groups that lose a bit in each iteration of a phase, and ..."""
 _LATER_SHARE = 0.15
+_ADDED = 3
+"""Sensitivities that a bit less adds: steps double, and squares of them are four."""
 _LEAST_SHARE = 0.05
 """Of the groups that the phase began with: shares of ever fewer would take as many iterations for the last
 hundredth of a bit as for the first three bits, 25 and more with 800 kernels."""
@@ -35,12 +37,17 @@ class Step:
     sensitivity: float | None = None
     mismatch: float | None = None
 
-    def unreached(self, caution: float) -> str:
+    def unreached(self, caution: float, ranking: Sequence[Ranked]) -> str:
         """Why no group may lose a bit."""
+        least = min(entry.sensitivity for entry in ranking)
         if self.sensitivity is not None:
-            return f"no group has a sensitivity of {caution * self.sensitivity:g} or less"
+            most = caution * self.sensitivity
+            return f"no group has a sensitivity of {most:g} or less; the least: {least:.3g}"
         assert self.mismatch is not None  # the other rules always leave a group
-        return f"any group would add more than {caution * self.mismatch:g} to the bound on the mismatch"
+        return (
+            f"any group would add more than {caution * self.mismatch:g} to the bound on the mismatch; "
+            f"the least: {_ADDED * least:.3g}"
+        )
 
 
 def select(
@@ -68,10 +75,10 @@ def select(
 
 
 def _within(ranking: Sequence[Ranked], mismatch: float) -> list[Ranked]:
-    """As many as add up to no more than this: with a bit less, steps double and squares of them are four."""
+    """As many as add up to no more than this."""
     chosen, added = [], 0.0
     for entry in ranking:
-        added += 3 * entry.sensitivity
+        added += _ADDED * entry.sensitivity
         if added > mismatch:
             break
         chosen.append(entry)

@@ -34,5 +34,5 @@ def clipped_scale(weight: Tensor, bits: Tensor, grid: Grid, clip: str) -> Tensor
     odd = (bits < 8) & (grid is Grid.ODD)
     highest = torch.tensor([code_range(b, grid)[1] for b in bits.tolist()]).to(d)
     scale = d / torch.where(odd, 2.0 ** bits.to(d), highest.clamp(min=1))
-    nothing = torch.where(odd & (bits > 0), NOTHING, 1.0).to(d)
+    nothing = torch.where(bits > 0, NOTHING, 1.0).to(d)
     return torch.where((scale > 0) & (bits > 0), scale, nothing)

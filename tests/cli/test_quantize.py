@@ -193,7 +193,7 @@ def test_table_on_stdout_and_talk_on_stderr(pipeline: _Pipeline) -> None:
     assert "top1 qdq -" in shown
     assert "verified yes" in shown
     assert "weight bits (all layers) 24.50" in shown
-    assert "weight bits (quantized layers) 2.00" in shown
+    assert "weight bits (of what is quantized and left) 2.00" in shown
     assert "MACs in integers 25.0%" in shown
     assert lines[-1] == "m.mpq"
     assert result.stderr == "working\n"
