@@ -7,7 +7,7 @@ __all__ = ["WeightQuantizer"]
 import torch
 from torch import Tensor, nn
 
-from mpqtool.passes.arithmetic import code_range, fit_weight_scale
+from mpqtool.passes.arithmetic import NOTHING, code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid, WeightQuant
 
 from .clips import clipped_scale
@@ -54,10 +54,12 @@ class WeightQuantizer(nn.Module):
 
     @property
     def step(self) -> Tensor:
-        """Distance of two neighbouring levels, ``(kernels,)``, in units of what is quantized."""
-        if self.grid is not Grid.ODD:
-            return self.scale
-        return torch.where(self.bits < 8, 2 * self.scale, self.scale)
+        """Distance of two neighbouring levels, ``(kernels,)``, in units of what is quantized.
+
+        0 for kernels of zeros, which have ``NOTHING`` for a scale: quantization adds no noise to them.
+        """
+        step = self.scale if self.grid is not Grid.ODD else self.scale * torch.where(self.bits < 8, 2.0, 1.0)
+        return torch.where(self.scale > NOTHING, step, 0)
 
     @torch.no_grad()
     def fit(self, weight: Tensor, clip: str = "mse") -> None:

@@ -59,7 +59,9 @@ def _mismatch(rows: Sequence[Mapping[str, Any]], samples: int) -> str:
     lines = [("weights", "bound"), ("activations", "measured")]
     low, high = bounds([math.log10(row[key]) for row in rows for _, key in lines if row[key] > 0] or [0.0])
     panel = Panel(rows[0]["bits"], rows[-1]["bits"], _TOP, _HEIGHT, low, high)
-    drawn = panel.frame(f"share of {samples} samples with another answer, log10, by bits of all weights")
+    drawn = panel.frame(
+        f"share of {samples} samples with another answer, log10, by bits of all weights; hollow: none"
+    )
     drawn += panel.axis([row["bits"] for row in rows], "bits")
     labels: list[Label] = []
     for css, key in lines:

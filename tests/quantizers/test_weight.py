@@ -50,6 +50,20 @@ def test_gradient_reaches_every_weight_unchanged(grid: Grid) -> None:
     torch.testing.assert_close(weight.grad, coefficient, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("grid", [Grid.ODD, Grid.FULL])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_a_kernel_of_zeros_has_no_noise(grid: Grid, bits: int) -> None:
+    weight = torch.ones(2, 3)
+    weight[1] = 0
+    quantizer = WeightQuantizer("w", (bits, bits), grid, elements=3)
+    for clip in ("mse", "max"):
+        quantizer.fit(weight, clip)
+        assert (quantizer.step > 0).tolist() == [True, False]
+        assert (
+            float(quantizer(weight)[1].abs().max()) < 1e-9
+        )  # on the odd grid, codes of 1 and next to no scale
+
+
 def test_step_is_the_distance_of_neighbouring_levels() -> None:
     line = torch.linspace(-1, 1, 4001)
     weight = line.repeat(3, 1)
