@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from common.page import Relation
 
-from .arms import BOTH, NETWORKS, UNIFORM, searched
+from .arms import BASELINE, BOTH, NETWORKS, UNIFORM, searched
 from .runs import Bench, Run
 
 _RESNET = "ResNet-20"
@@ -49,24 +49,33 @@ def _fewest(run: Run, *, at_least: float) -> float | None:
 
 
 def _granularity(bench: Bench) -> Iterator[Relation]:
-    """Compare the fewest bits that are accurate enough, at the accuracy of every network-wise width."""
+    """Compare how far the searches came, and the fewest bits at the accuracy of every network-wise width."""
     for network in NETWORKS:
-        text = (
+        far = (
+            f"{network}: compression against {BASELINE} bits that the permitted loss leaves: kernel-wise at least "
+            "layer-wise, that at least network-wise"
+        )
+        equal = (
             f"{network}: fewest bits as accurate on held-out images, within {_EQUAL} points, as each "
             "network-wise width: kernel-wise at most layer-wise, that at most network-wise"
         )
         found = [bench.find(network, arm) for arm in reversed(searched(network).values())]
         runs = [run for run in found if run is not None]
         if len(runs) < len(found):
-            yield Relation("Figure 4", text, "", None)
+            yield Relation("Figure 4", far, "", None)
+            yield Relation("Figure 4", equal, "", None)
             continue
+        ratios = [BASELINE / run.weights for run in runs]
+        each = zip(ratios, runs, strict=True)
+        numbers = ", ".join(f"{ratio:.2f} ({run.to_float:+.2f})" for ratio, run in each)
+        yield Relation("Figure 4", far, numbers, ratios == sorted(ratios, reverse=True))
         told, holds = [], True
         for point in runs[-1].points:
             fewest = [_fewest(run, at_least=point.accuracy - _EQUAL) for run in runs]
             told.append(", ".join("none" if bits is None else f"{bits:.2f}" for bits in fewest))
             known = [math.inf if bits is None else bits for bits in fewest]
             holds &= known == sorted(known)
-        yield Relation("Figure 4", text, "; ".join(told), holds)
+        yield Relation("Figure 4", equal, "; ".join(told), holds)
 
 
 def _both(bench: Bench) -> Iterator[Relation]:
