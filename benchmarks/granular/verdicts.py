@@ -52,8 +52,8 @@ def _granularity(bench: Bench) -> Iterator[Relation]:
     """Compare how far the searches came, and the fewest bits at the accuracy of every network-wise width."""
     for network in NETWORKS:
         far = (
-            f"{network}: compression against {BASELINE} bits that the permitted loss leaves: kernel-wise at least "
-            "layer-wise, that at least network-wise"
+            f"{network}: compression against {BASELINE} bits that the loss allowed leaves: kernel-wise at "
+            "least layer-wise, that at least network-wise"
         )
         equal = (
             f"{network}: fewest bits as accurate on held-out images, within {_EQUAL} points, as each "
