@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Metric", "metric_name", "score"]
+__all__ = ["Metric", "is_logits", "metric_name", "score"]
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,9 +14,14 @@ Metric = Literal["top1", "agreement", "sqnr_db"]
 Arrays = Sequence[NDArray[Any]]
 
 
+def is_logits(shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether outputs of these shapes are class logits: one output, ``(samples, classes)``."""
+    return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1
+
+
 def metric_name(outputs: Arrays, labels: NDArray[Any] | None) -> Metric:
-    """Which metric fits: class logits are one output of shape ``(batch, classes)``."""
-    if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
+    """Which metric fits."""
+    if is_logits([output.shape for output in outputs]):
         return "agreement" if labels is None else "top1"
     return "sqnr_db"
 

@@ -157,14 +157,13 @@ def _groups(network: fx.GraphModule, gains: SampleGains, steps: dict[str, Tensor
     means = gains.mean()
     rows: list[dict[str, Any]] = []
     for quantizer in weight_quantizers(network):
-        of_kernels = means.weights.get(quantizer.name, torch.zeros(len(steps[quantizer.name])))
-        for kernel, (gain, step) in enumerate(
-            zip(of_kernels.tolist(), steps[quantizer.name].tolist(), strict=True)
-        ):
+        of_kernels, step_of = means.weights[quantizer.name].tolist(), steps[quantizer.name].tolist()
+        for kernel, (gain, step) in enumerate(zip(of_kernels, step_of, strict=True)):
             rows.append(_group(quantizer.name, kernel, gain, quantizer.elements, step))
-    for value in activation_quantizers(network):
-        gain = means.activations.get(value.name, 0.0)
-        rows.append(_group(value.name, None, gain, 0, float(steps[value.name])))
+    rows += [
+        _group(value.name, None, means.activations[value.name], 0, float(steps[value.name]))
+        for value in activation_quantizers(network)
+    ]
     return sorted(rows, key=lambda row: -row["sensitivity"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CLASSES", "KINDS", "brute_force", "network", "samples"]
+__all__ = ["CLASSES", "KINDS", "Kind", "brute_force", "network", "samples"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,6 +41,25 @@ KINDS = {
         "s = Constant <value = int64[4] {-1, 2, 5, 5}> () p = Reshape (x, s) c = Conv (p, w)", 72,
     ),
     "tokens": Kind((3, 5), (5, 4), "c = MatMul (x, w)", 12),
+    "pair": Kind((2, 40), (40, 20), "c = MatMul (x, w)", 40),  # few positions, many inputs
+    "long": Kind((12, 3), (3, 4), "c = MatMul (x, w)", 48),
+    "few": Kind((20, 2, 2), (6, 20, 3, 3), "c = Conv <pads = [1, 1, 1, 1]> (x, w)", 24),
+    "sequence": Kind(
+        (3, 5), (5, 4),
+        "s = Transpose <perm = [1, 0, 2]> (x) m = MatMul (s, w) q = Relu (m) "
+        "c = Transpose <perm = [1, 0, 2]> (q)", 12,
+    ),
+    "between": Kind(
+        (2, 3, 5), (5, 4),
+        "s = Transpose <perm = [1, 0, 2, 3]> (x) m = MatMul (s, w) q = Relu (m) "
+        "c = Transpose <perm = [1, 0, 2, 3]> (q)", 24,
+    ),
+    "strided": Kind(
+        (2, 2, 5, 5), (4, 2, 3, 3),
+        "s = Transpose <perm = [1, 0, 2, 3, 4]> (x) k = Constant <value = int64[4] {-1, 2, 5, 5}> () "
+        "p = Reshape (s, k) m = Conv (p, w) l = Constant <value = int64[5] {2, -1, 4, 3, 3}> () "
+        "q = Reshape (m, l) c = Transpose <perm = [1, 0, 2, 3, 4]> (q)", 72,
+    ),
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from .noise_gain import SampleGains, sample_gains, smallest_margins
+from .noise_gain import SampleGains, sample_gains
+from .outputs import smallest_margins
 
 _BATCH = 64
 
@@ -37,9 +38,9 @@ def mismatch_bound(gains: SampleGains, steps: Mapping[str, Tensor]) -> float:
     assert gains.logits is not None  # without classes there is no answer
     total = torch.zeros(len(gains.logits), dtype=torch.float64)
     for name, step in steps.items():
-        if name in gains.of:  # else no output depends on it
-            gain = gains.of[name].double()
-            total += (gain.reshape(len(gain), -1) * step.detach().cpu().double().square()).sum(1)
+        gain = gains.of[name].double()
+        total += (gain.reshape(len(gain), -1) * step.detach().cpu().double().square()).sum(1)
+    total[smallest_margins(gains.logits) == 0] = 1  # without a floor its classes are skipped
     return float(total.clamp(max=1).mean())
 
 

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "NoiseGains",
-    "SampleGains",
-    "chunked",
-    "is_logits",
-    "margin_floor",
-    "noise_gains",
-    "sample_gains",
-    "smallest_margins",
-]
+__all__ = ["NoiseGains", "SampleGains", "noise_gains", "sample_gains"]
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, fx
 
 from mpqtool.errors import OptionError
+from mpqtool.sensitivity_options import SUMS
 
 from .class_sums import ClassSums, OutputSums, generators
+from .outputs import chunked, evaluating, look
 from .per_sample import Tape
 
-_FLOOR_QUANTILE = 0.05
-_CHUNK = 32
-"""Samples of one backward pass: what bounds the memory."""
 _TOGETHER = 2
 """Sums over classes whose gradients are held at a time, for one set of columns."""
 _PROBES = 2
@@ -53,7 +42,8 @@ class SampleGains:
     """Noise gains of single samples; their means are the ``NoiseGains``.
 
     Attributes:
-        of: By the name of the weight, ``(samples, kernels)``, or of the value, ``(samples,)``; float32.
+        of: By the name of the weight, ``(samples, kernels)``, or of the value, ``(samples,)``; float32. All
+            that are quantized have gains: of what no output depends on they are 0.
         logits: Of the samples, ``(samples, classes)``; None where there are no classes.
         floor: What margins between classes count as at least.
     """
@@ -149,76 +139,37 @@ def sample_gains(
 
     Raises:
         OptionError: ``sums`` needs class logits, and there are none.
-        UnsupportedOpError: An operator uses a weight in a way that is not known.
+        UnsupportedOpError: See ``Tape``.
+        ValueError: There is no such ``sums``.
     """
+    if sums not in SUMS:
+        raise ValueError(f"sums must be one of {', '.join(SUMS)}, got {sums!r}")
     chunks = chunked(batches)
-    training = graph_module.training
-    graph_module.eval()
-    tape = Tape(graph_module, quantized=quantized)
-    logits, powers, shapes = _look(tape, chunks)
-    floor = 0.0
-    folded: ClassSums | OutputSums
-    if logits is not None:
-        floor = margin_floor(logits) if floored else 0.0
-        folded = ClassSums(sums, ranks, floor, generators(probes, seed))
-    elif sums == "signs":
-        folded = OutputSums(powers, [generators(len(powers), seed, probe) for probe in range(probes)])
-    else:
-        raise OptionError(
-            f"sums {sums!r} needs class logits, one output of shape (samples, classes); the outputs have "
-            f"shapes {shapes}. Choose sums 'signs'."
-        )
-    share = 1 / (24 * (probes if sums == "signs" else 1))
     found: dict[str, list[Tensor]] = {}
-    for chunk in chunks:
-        scalars = list(folded.scalars(tape.record(chunk)))
-        gains: dict[str, Tensor] = {}
-        for at in range(0, len(scalars), _TOGETHER):
-            last = at + _TOGETHER >= len(scalars)
-            for name, squares in tape.squares(scalars[at : at + _TOGETHER], last=last).items():
-                gains[name] = gains.get(name, 0) + share * squares
-        for name, gain in gains.items():
-            found.setdefault(name, []).append(gain.cpu())
-        on_samples(len(chunk[0]))
-    graph_module.train(training)
-    return SampleGains({name: torch.cat(parts) for name, parts in found.items()}, logits, floor)
-
-
-def _look(tape: Tape, chunks: Sequence[Sequence[Tensor]]) -> tuple[Tensor | None, list[float], str]:
-    """The logits of all samples, where these come out; mean square and shape of each output."""
-    logits: list[Tensor] = []
-    squares: dict[int, list[float]] = {}
-    numbers: dict[int, int] = {}
-    shapes = ""
-    for chunk in chunks:
-        with torch.no_grad():
-            outputs = tape.record(chunk)
-        shapes = shapes or ", ".join(str(tuple(out.shape)) for out in outputs)
-        if is_logits(outputs):
-            logits.append(outputs[0].cpu())
-        for place, out in enumerate(outputs):
-            squares.setdefault(place, []).append(float(out.double().square().sum()))
-            numbers[place] = numbers.get(place, 0) + out.numel()
-    powers = [max(math.fsum(parts) / numbers[place], 1e-12) for place, parts in squares.items()]
-    return torch.cat(logits) if logits else None, powers, shapes
-
-
-def chunked(batches: Iterable[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
-    """The samples of all batches, in parts of which the gradients fit in memory."""
-    return [chunk for batch in batches for chunk in zip(*(x.split(_CHUNK) for x in batch), strict=True)]
-
-
-def is_logits(outputs: Sequence[Tensor]) -> bool:
-    """Whether a network gives class logits: one output of shape ``(samples, classes)``."""
-    return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
-
-
-def smallest_margins(logits: Tensor) -> Tensor:
-    """Between the answer and the runner-up, ``(samples,)``."""
-    top = logits.topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
-
-
-def margin_floor(logits: Tensor) -> float:
-    """The 5th percentile of the smallest margin, at least a thousandth of the logits' spread."""
-    return max(float(smallest_margins(logits).quantile(_FLOOR_QUANTILE)), 1e-3 * float(logits.std()), 1e-12)
+    with evaluating(graph_module):
+        tape = Tape(graph_module, quantized=quantized)
+        answers, floor = look(tape, chunks), 0.0
+        folded: ClassSums | OutputSums
+        if answers.logits is not None:
+            floor = answers.floor if floored else 0.0
+            folded = ClassSums(sums, ranks, floor, generators(probes, seed))
+        elif sums == "signs":
+            numbers = [generators(len(answers.powers), seed, probe) for probe in range(probes)]
+            folded = OutputSums(answers.powers, numbers)
+        else:
+            raise OptionError(
+                f"sums {sums!r} needs class logits, one output of shape (samples, classes); the outputs have "
+                f"shapes {', '.join(map(str, answers.shapes))}. Choose sums 'signs'."
+            )
+        share = 1 / (24 * (probes if sums == "signs" else 1))
+        for chunk in chunks:
+            scalars = list(folded.scalars(tape.record(chunk)))
+            gains: dict[str, Tensor] = {}
+            for at in range(0, len(scalars), _TOGETHER):
+                last = at + _TOGETHER >= len(scalars)
+                for name, squares in tape.squares(scalars[at : at + _TOGETHER], last=last).items():
+                    gains[name] = gains.get(name, 0) + share * squares
+            for name, gain in gains.items():
+                found.setdefault(name, []).append(gain.cpu())
+            on_samples(len(chunk[0]))
+    return SampleGains({name: torch.cat(parts) for name, parts in found.items()}, answers.logits, floor)

@@ -16,7 +16,7 @@ from mpqtool.quantizers.calibrate import calibrate, learn_sizes
 from .activation_clips import six_sigma_clips
 from .groups import Activation, Group, Weights, weight_groups
 from .noise_gain import noise_gains
-from .pruning import removal_gains
+from .removal_gain import removal_gains
 from .selection import Step
 from .sensitivity import Ranked, ranked, savings, sensitivities
 from .width_variables import LayerCost

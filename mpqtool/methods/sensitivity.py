@@ -86,7 +86,7 @@ def sensitivities(
     for value in plain_activations(network):
         step, levels = float(value.scale.detach()), 2.0 ** int(value.bits)
         factor = {"bound": step**2, "paper": 1 / levels, "repo": 24 * step}[kind]
-        activations[value.name] = gains.activations.get(value.name, 0.0) * factor
+        activations[value.name] = gains.activations[value.name] * factor
     return Amounts(weights, activations)
 
 

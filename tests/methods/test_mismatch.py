@@ -15,10 +15,16 @@ def test_bound_is_the_mean_over_samples_of_which_each_counts_as_one_at_most() ->
     gains = SampleGains(
         {"w": torch.tensor([[0.25, 4.0], [0.5, 90.0]]), "a": torch.tensor([0.5, 0.0])}, LOGITS, floor=0.0
     )
-    steps = {"w": torch.tensor([1.0, 0.25]), "a": torch.tensor(0.5), "unread": torch.ones(3)}
+    steps = {"w": torch.tensor([1.0, 0.25]), "a": torch.tensor(0.5)}
     # 0.25 * 1 + 4 / 16 + 0.5 / 4 of the first sample, 0.5 + 90 / 16 of the second
     assert mismatch_bound(gains, steps) == pytest.approx((0.625 + 1) / 2)
     assert mismatch_bound(gains, {"a": torch.tensor(0.5)}) == pytest.approx(0.125 / 2)
+
+
+def test_a_sample_between_two_classes_counts_as_one() -> None:
+    logits = torch.tensor([[3.0, 3.0, 1.0], [0.0, 0.5, 0.0]])  # in the second the answer has no equal
+    gains = SampleGains({"w": torch.tensor([[0.25], [0.5]])}, logits, floor=0.0)
+    assert mismatch_bound(gains, {"w": torch.tensor([1.0])}) == pytest.approx((1 + 0.5) / 2)
 
 
 def test_samples_below_the_floor_get_their_own_margin_back() -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gains import CLASSES, KINDS, brute_force, network, samples
+from gains import CLASSES, KINDS, Kind, brute_force, network, samples
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mpqtool.errors import OptionError
-from mpqtool.methods import noise_gain, per_sample
+from mpqtool.errors import OptionError, UnsupportedOpError
+from mpqtool.methods import noise_gain, outputs, per_sample
 from mpqtool.methods.noise_gain import noise_gains, sample_gains
 from mpqtool.quantizers.attach import weight_quantizers
 
+PADDED = "Conv <pads = [1, 1, 1, 1]>"
 EVERY = range(1, CLASSES)
 CLOSE = {"rtol": 1e-4, "atol": 1e-9}  # the same float32 sums in another order
 
@@ -63,15 +65,18 @@ def test_with_two_classes_all_ways_are_one() -> None:
             torch.testing.assert_close(other.weights[name], gains, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["groups", "pair", "sequence"])
 @pytest.mark.parametrize("sums", ["signs", "ranks", "runner-up"])
-def test_division_into_batches_and_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch, sums: str) -> None:
-    module, x = network("groups"), samples(13, kind="groups")
+def test_division_into_batches_and_chunks_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, sums: str, kind: str
+) -> None:
+    module, x = network(kind), samples(13, kind=kind)
     whole = sample_gains(module, [(x,)], sums=sums)
-    monkeypatch.setattr(noise_gain, "_CHUNK", 4)
+    monkeypatch.setattr(outputs, "_CHUNK", 4)
     monkeypatch.setattr(noise_gain, "_TOGETHER", 1)
-    monkeypatch.setattr(per_sample, "_COLUMNS", 1)  # a sample at a time
+    monkeypatch.setattr(per_sample, "_HELD", 1)  # a sample at a time
     parts = sample_gains(module, [(x[:6],), (x[6:],)], sums=sums)
-    assert set(parts.of) == {"x", "w", "r", "v"}
+    assert {"w", "v"} < set(parts.of)
     for name, gains in whole.of.items():
         torch.testing.assert_close(parts.of[name], gains, **CLOSE)
 
@@ -167,3 +172,79 @@ def test_statistics_and_mode_are_left_alone() -> None:
     noise_gains(module, [(samples(8),)])
     assert module.training
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_mode_is_restored_when_it_fails() -> None:
+    module = network(classes=1).train()
+    with pytest.raises(OptionError):
+        sample_gains(module, [(samples(3),)], sums="ranks")
+    assert module.training
+
+
+def test_other_sums_are_refused() -> None:
+    with pytest.raises(ValueError, match="one of signs, ranks, runner-up, got 'sings'"):
+        sample_gains(network(), [(samples(3),)], sums="sings")
+
+
+@pytest.mark.parametrize("kind", ["tokens", "sequence", "between", "strided"])
+def test_gains_of_values_are_those_of_each_sample_alone(kind: str) -> None:
+    module, x = network(kind), samples(6, kind=kind)
+    found = sample_gains(module, [(x,)], sums="ranks", floored=False).of
+    alone = sample_gains(module, [(sample,) for sample in x.split(1)], sums="ranks", floored=False).of
+    assert len(found) == 4  # also one between the two Transpose
+    for name, gains in found.items():
+        torch.testing.assert_close(gains, alone[name], **CLOSE)
+
+
+def test_samples_that_are_mixed_are_refused() -> None:
+    module = network()
+    relu = next(node for node in module.graph.nodes if node.meta.get("onnx_name") == "r")
+    with module.graph.inserting_after(relu):
+        mixed = module.graph.call_function(torch.cumsum, (relu, 0))
+    relu.replace_all_uses_with(mixed, delete_user_cb=lambda user: user is not mixed)
+    module.recompile()
+    with pytest.raises(UnsupportedOpError, match=r"at 'r', of shape .*no axis tells the samples apart"):
+        noise_gains(module, [(samples(4),)])
+
+
+def test_what_no_output_depends_on_has_no_gain() -> None:
+    module = network()
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    relu = next(node for node in module.graph.nodes if node.meta.get("onnx_name") == "r")
+    with module.graph.inserting_before(output):
+        first = module.graph.call_function(torch.narrow, (next(iter(relu.users)), 1, 0, 3))
+        flat = module.graph.call_function(torch.amax, (first, (2, 3)))
+    output.args = ((flat,),)  # the Gemm is left over
+    module.recompile()
+    found = sample_gains(module, [(samples(5),)])
+    assert found.of["v"].shape == (5, CLASSES)
+    assert not found.of["v"].any()
+    assert found.of["w"].any()
+
+
+class _Largest(TorchDispatchMode):
+    """The most numbers in a result of an operator."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        pytest.param(Kind((64, 2, 2), (64, 64, 3, 3), f"c = {PADDED} (x, w)", 256), id="convolution"),
+        pytest.param(Kind((4, 256), (256, 160), "c = MatMul (x, w)", 640), id="matrix"),
+    ],
+)
+def test_memory_is_bounded_where_positions_are_few(monkeypatch: pytest.MonkeyPatch, wide: Kind) -> None:
+    monkeypatch.setitem(KINDS, "wide", wide)
+    module, x = network("wide"), samples(32, kind="wide")
+    with _Largest() as largest:
+        noise_gains(module, [(x,)])
+    # A gradient of the weight is at least 36 864 numbers, for 32 samples and two sets of signs 2.4 million.
+    assert largest.numbers <= 2**20

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gains import KINDS, network, samples
 from graphs import residual_cnn
 from onnx_text import parse
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
-from mpqtool.methods.pruning import removal_gains
+from mpqtool.methods.removal_gain import removal_gains
 from mpqtool.passes import pipelines
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
@@ -24,13 +25,31 @@ _TWICE = """
         y = Gemm <transB = 1> (d, w1)
     }
 """
+_ROWS = """
+    net (float[N, 3, 4] x) => (float[N, 3] y) {
+        p = Reshape (x, rows)
+        a = Gemm <transB = 1> (p, w0, b0)
+        f = Reshape (a, whole)
+        s = Slice (f, zero, four, one)
+        c = Gemm <transB = 1> (s, w0)
+        d = Concat <axis = 1> (c, f)
+        y = Gemm <transB = 1> (d, w1)
+    }
+"""
 
 
-def _network(rng: np.random.Generator, *, twice: bool = False) -> fx.GraphModule:
+def _network(rng: np.random.Generator, text: str = "") -> fx.GraphModule:
     """A residual network, or one that uses a matrix twice; of 8 bits."""
-    if twice:
-        weights = {"w0": rng.normal(size=(6, 6)), "b0": rng.normal(size=6), "w1": rng.normal(size=(3, 6))}
-        model = pipelines.normalize(parse(_TWICE, weights))
+    if text:
+        size, last = (6, 6) if text == _TWICE else (4, 16)
+        weights: dict[str, np.ndarray] = {
+            "w0": rng.normal(size=(size, size)), "b0": rng.normal(size=size),
+            "w1": rng.normal(size=(3, last)),
+        }  # fmt: skip
+        if text == _ROWS:
+            numbers = {"rows": [-1, 4], "whole": [-1, 12], "zero": [0], "four": [4], "one": [1]}
+            weights |= {name: np.array(values) for name, values in numbers.items()}
+        model = pipelines.normalize(parse(text, weights))
     else:
         model = residual_cnn(rng)
     network = attach(import_graph(model), place(model, weight_bits=8, activation_bits=8, grid=Grid.ODD))
@@ -61,10 +80,7 @@ def _by_hand(network: fx.GraphModule, x: Tensor, floor: float) -> dict[str, Tens
     return found
 
 
-@pytest.mark.parametrize("twice", [False, True], ids=["convolutions", "one-weight-twice"])
-def test_matches_one_backward_pass_per_sample(rng: np.random.Generator, twice: bool) -> None:
-    network = _network(rng, twice=twice)
-    x = torch.randn(40, *((6,) if twice else (2, 8, 8)), generator=torch.Generator().manual_seed(1))
+def _check(network: fx.GraphModule, x: Tensor) -> None:
     with torch.no_grad():
         top = network(x)[0].topk(2).values
     floor = float((top[:, 0] - top[:, 1]).quantile(0.05))
@@ -75,6 +91,34 @@ def test_matches_one_backward_pass_per_sample(rng: np.random.Generator, twice: b
     for name, expected in _by_hand(network, x, floor).items():
         assert (expected > 0).any()
         torch.testing.assert_close(found[name].float(), expected, rtol=1e-3, atol=1e-6)
+
+
+def _batch(count: int, *shape: int) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_matches_one_backward_pass_per_sample(rng: np.random.Generator) -> None:
+    _check(_network(rng), _batch(40, 2, 8, 8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matches_for_every_kind_of_layer(kind: str) -> None:
+    _check(network(kind), samples(40, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [pytest.param(_TWICE, (6,), id="samples"), pytest.param(_ROWS, (3, 4), id="and-rows")]
+)
+def test_one_weight_of_several_operators(rng: np.random.Generator, text: str, shape: tuple[int, ...]) -> None:
+    _check(_network(rng, text), _batch(40, *shape))
+
+
+def test_a_last_softmax_is_left_out() -> None:
+    x = samples(8)
+    plain, with_softmax = network(), network(tail="y = Softmax (z)", output="y")
+    expected = removal_gains(plain, [(x,)])
+    for name, gains in removal_gains(with_softmax, [(x,)]).items():
+        assert torch.equal(gains, expected[name])
 
 
 def test_a_kernel_of_zeros_costs_nothing(rng: np.random.Generator) -> None:
@@ -102,6 +146,23 @@ def test_outputs_that_are_no_classes_have_signs(rng: np.random.Generator) -> Non
     expected = y.square().mean(0) / y.square().mean() / 2
     torch.testing.assert_close(first.float(), expected, rtol=0.02, atol=0)  # the output is rounded to codes
     assert torch.equal(first, again)
+
+
+def test_signs_of_several_outputs_do_not_depend_on_batches() -> None:
+    module, x = network(classes=1), samples(12)
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    relu = next(node for node in module.graph.nodes if node.meta.get("onnx_name") == "r")
+    output.args = ((*output.args[0], relu),)
+    module.recompile()
+    whole, parts = (removal_gains(module, batches) for batches in ([(x,)], [(x[:5],), (x[5:],)]))
+    torch.testing.assert_close(whole["w"], parts["w"], rtol=1e-4, atol=1e-9)  # the same sums in another order
+
+
+def test_mode_is_restored_when_it_fails() -> None:
+    module = network().train()
+    with pytest.raises(RuntimeError):
+        removal_gains(module, [(torch.randn(8, 3, 8, 8),)])
+    assert module.training
 
 
 def test_mode_and_gradients_are_left_alone(rng: np.random.Generator) -> None:
