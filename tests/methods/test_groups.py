@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from mpqtool.methods.groups import Weights, weight_groups
 from mpqtool.passes.plan import Grid
@@ -21,7 +20,7 @@ def _quantizers(grid: Grid = Grid.ODD) -> list[WeightQuantizer]:
 )
 def test_groups_are_of_kernels_that_have_a_bit_to_give(granularity: str, sizes: list[int]) -> None:
     groups = weight_groups(_quantizers(), granularity)
-    assert [sum(int(able.sum()) for _, able in group.kernels) for group in groups] == sizes
+    assert [sum(len(able) for _, able in group.kernels) for group in groups] == sizes
 
 
 def test_every_kernel_of_a_group_loses_a_bit_but_those_that_have_none_to_give() -> None:
@@ -58,4 +57,4 @@ def test_the_last_bit_goes_where_kernels_are_pruned() -> None:
 def test_grids_with_0_keep_two_bits() -> None:
     quantizer = WeightQuantizer("a", (3, 2, 2), Grid.FULL, elements=9)
     (group,) = weight_groups([quantizer], "kernel")
-    torch.testing.assert_close(group.kernels[0][1], torch.tensor([True, False, False]))
+    assert group.kernels[0][1].tolist() == [0]
