@@ -125,10 +125,11 @@ def test_what_stays_float_and_the_sizes_that_count_are_said(
     said = _prepared(
         tmp_path, _OPEN, weights, x=rng.normal(size=(20, 2, 4, 4)).astype(np.float32)
     ).splitlines()
-    assert said[1].endswith("those of 'x' as it is in the data, 2x4x4")
+    assert said[0].startswith("no labels: the 3 outputs are taken for class logits")
+    assert said[2].endswith("those of 'x' as it is in the data, 2x4x4")
     assert (
         "warning: 1 ConvTranspose layer with 93.1% of the MACs and 93.1% of the weights stay float: no "
-        in said[2]
+        in said[3]
     )
 
 
@@ -137,7 +138,9 @@ def test_a_network_that_becomes_integer_as_a_whole_needs_no_words(
 ) -> None:
     text = "net (float[n,3] x) => (float[n,4] y) { y = MatMul(x, w) }"
     x = rng.normal(size=(20, 3)).astype(np.float32)
-    assert _prepared(tmp_path, text, {"w": rng.normal(size=(3, 4))}, x=x, x_test=x) == ""
+    label = np.arange(20) % 4
+    arrays = {"x": x, "x_test": x, "label": label, "label_test": label}
+    assert _prepared(tmp_path, text, {"w": rng.normal(size=(3, 4))}, **arrays) == ""
 
 
 def test_a_run_goes_on_for_another_target_but_not_with_another_training(

@@ -27,8 +27,6 @@ def _start(out: pathlib.Path, *options: str) -> subprocess.Popen[str]:
         "mpqtool",
         "quantize",
         str(EXAMPLES / "digits.onnx"),
-        "--method",
-        "impq",
     ]
     return subprocess.Popen(
         [*command, "-o", str(out), *options],
