@@ -45,9 +45,9 @@ class EqualizeLayersPass(ir.passes.InPlacePass):
     equation 11 and appendix A; three layers as in AIMET's cross-layer equalization.
 
     Between the layers may be Relu, LeakyRelu, PRelu, Identity, pools, one positive number as a factor,
-    Flatten, Reshape that keeps channels together, and Clip from 0 up or without a ceiling. A Clip with one,
-    as of ReLU6, is exact only for channels that it never cuts: they need ``maxima``, and the others, by the
-    rule of ``lock.unlocked``, keep their factor.
+    Flatten, Reshape that keeps channels together, and Clip whose floor is 0, or that has none. One with a
+    ceiling, as of ReLU6, is exact only for channels that it never cuts, which ``maxima`` tell: the others
+    keep their factor, by the rule of ``lock.unlocked``.
 
     Left alone, with a line for each reason: a result that is a graph output or has other users; all other
     operators; weights that are not constant or that other nodes use. A channel with a kernel of zeros, or

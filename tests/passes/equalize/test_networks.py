@@ -17,13 +17,12 @@ from torch import nn
 from mpqtool import zoo
 from mpqtool.export import export_onnx
 from mpqtool.passes import pipelines
+from mpqtool.passes.constants import constant
 from mpqtool.passes.load import load_model
+from mpqtool.passes.values import replace_value
 
 RELATIVE = 1e-4
 """Float32 up to fifty layers deep, every weight rounded once more, as a part of the largest logit."""
-
-_V3_PAIRS = 4
-"""Links of MobileNet V3 small: the expansions to ReLU in the blocks without squeeze, two links in each."""
 
 
 def _model(network: nn.Module, folder: pathlib.Path) -> ir.Model:
@@ -44,13 +43,17 @@ def v1(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
 
 
 @pytest.fixture(scope="module")
-def v1_relu6(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
-    network = zoo.mobilenet_v1(0.25, small=True, classes=10)
-    for part in network.modules():
-        for name, child in part.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(part, name, nn.ReLU6())
-    return _model(network, tmp_path_factory.mktemp("v1_relu6"))
+def v1_relu6(v1: ir.Model) -> ir.Model:
+    """With ReLU6 for every ReLU."""
+    model = v1.clone()
+    bounds = [constant(model.graph, name, np.float32(number)) for name, number in (("low", 0), ("high", 6))]
+    for node in model.graph:
+        if node.op_type == "Relu":
+            clip = ir.node("Clip", [node.inputs[0], *bounds])
+            model.graph.insert_before(node, clip)
+            replace_value(node.outputs[0], clip.outputs[0])
+            model.graph.remove(node, safe=True)
+    return model
 
 
 @pytest.fixture(scope="module")
