@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "absorb_bias",
     "canonical_qdq",
+    "equalize",
     "fold_batch_norm",
     "insert_batch_norm",
     "lower",
@@ -11,6 +13,7 @@ __all__ = [
     "normalize",
     "positive_batch_norm",
     "quantize",
+    "rescale_depthwise",
 ]
 
 import re
@@ -21,6 +24,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from . import metadata
+from .equalize import (
+    AbsorbBiasPass,
+    ChannelStatistics,
+    EqualizeLayersPass,
+    Maxima,
+    RescaleDepthwisePass,
+)
 from .errors import ModelError, PassError
 from .lower import lowering_passes
 from .lower.canonical import canonical_passes
@@ -105,6 +115,46 @@ def positive_batch_norm(model: ir.Model) -> ir.Model:
         model: Normal form; left as it is.
     """
     return _run(PositiveBatchNormPass(), model.clone())
+
+
+def equalize(model: ir.Model, maxima: Maxima | None = None) -> ir.Model:
+    """A model that computes the same, with weights of like size in all channels of layers in a row.
+
+    Args:
+        model: Normal form with BatchNormalization folded; left as it is.
+        maxima: By name of the values of ``equalize.clipped_values``: the largest number in each channel on
+            data, ``(channels,)``; None: layers with such a Clip between stay as they are.
+
+    Raises:
+        PassError: Maxima do not fit the model.
+    """
+    return _run(EqualizeLayersPass(maxima), model.clone())
+
+
+def absorb_bias(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> ir.Model:
+    """A model that computes the same on the data measured, with activations that begin closer to 0.
+
+    Args:
+        model: Normal form with BatchNormalization folded; left as it is.
+        statistics: By name of the values of ``equalize.absorbable_values``, of this model.
+
+    Raises:
+        PassError: Statistics do not fit the model.
+    """
+    return _run(AbsorbBiasPass(statistics), model.clone())
+
+
+def rescale_depthwise(model: ir.Model, maxima: Maxima | None = None) -> ir.Model:
+    """A model that computes the same, with depthwise kernels of one size before 1x1 convolutions.
+
+    Args:
+        model: Normal form with BatchNormalization folded; left as it is.
+        maxima: As for ``equalize``.
+
+    Raises:
+        PassError: Maxima do not fit the model.
+    """
+    return _run(RescaleDepthwisePass(maxima), model.clone())
 
 
 def quantize(model: ir.Model, plan: Plan) -> ir.Model:

@@ -18,13 +18,13 @@ __all__ = [
 import numpy as np
 import onnx_ir as ir
 
+from .layers import is_layer
 from .metadata import DOMAIN
 from .values import (
     all_values,
     array,
     int_attribute,
     is_activation,
-    is_canonical_gemm,
     is_op,
     only_user,
     text_attribute,
@@ -124,8 +124,7 @@ class Placement:
 
 def is_weighted(node: ir.Node) -> bool:
     """Whether the node multiplies an activation by a constant weight, a Gemm in the canonical form."""
-    weighted = is_op(node, "Conv") or is_canonical_gemm(node)
-    return weighted and array(node.inputs[1]) is not None and is_activation(node.inputs[0])
+    return is_layer(node) and array(node.inputs[1]) is not None and is_activation(node.inputs[0])
 
 
 def is_quantizable(node: ir.Node) -> bool:

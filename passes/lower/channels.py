@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .. import arithmetic, cost, functions
 from ..constants import scalar_of
-from ..values import array, int_attribute, is_op, only_user, text_attribute
+from ..layers import is_padded
+from ..values import array, int_attribute, is_op, only_user
 from .build import CONTRIB
 
 Int = NDArray[np.int64]
@@ -56,8 +57,7 @@ class Layer:
 
     @property
     def is_padded(self) -> bool:
-        pads = self.node.attributes.get_ints("pads", [])
-        return any(pads) or text_attribute(self.node, "auto_pad", "NOTSET").startswith("SAME")
+        return is_padded(self.node)
 
     def codes(self, acc: Int) -> Int:
         """The results of accumulators ``(kernels,)``."""

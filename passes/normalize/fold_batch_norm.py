@@ -12,16 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..layers import bias_of, is_layer, set_bias
 from ..values import (
-    add_initializer,
     array,
     float_attribute,
     gathered_names,
     int_attribute,
-    is_canonical_gemm,
     is_op,
     only_user,
-    own,
     replace_value,
     set_array,
 )
@@ -104,7 +102,7 @@ def match_fold(norm: ir.Node) -> Fold | None:
     layer = x.producer() if x is not None else None
     if x is None or layer is None or only_user(x) is not norm:
         return None
-    if not is_op(layer, "Conv") and not is_canonical_gemm(layer):
+    if not is_layer(layer):
         return None
     gamma, beta, mean, var = (array(value) for value in norm.inputs[1:5])
     weight = layer.inputs[1]
@@ -128,17 +126,8 @@ def _apply(norm: ir.Node, fold: Fold) -> None:
     numbers = array(weight)
     assert numbers is not None  # match_fold has looked
     set_array(weight, numbers * fold.factors.reshape(-1, *[1] * (numbers.ndim - 1)))
-    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
-    before = array(bias)
-    total = fold.shift if before is None else before * fold.factors + fold.shift
-    name = f"{weight.name}_bias"
-    layer.resize_inputs(3)
-    layer.replace_input_with(
-        2,
-        add_initializer(graph, name, total)
-        if bias is None
-        else own(graph, bias, total, users=(layer,), copy=name),
-    )
+    before = bias_of(layer)
+    set_bias(layer, fold.shift if before is None else before * fold.factors + fold.shift)
     parameters = [value for value in norm.inputs[1:] if value is not None]
     replace_value(norm.outputs[0], layer.outputs[0])
     graph.remove(norm, safe=True)
