@@ -15,8 +15,9 @@ from mpqtool.passes.arithmetic import NOTHING, code_range, fit_weight_scale
 from mpqtool.passes.plan import Grid
 from mpqtool.passes.roles import Role
 
-from .calibrate import drawn, fit_codes
 from .learned_offset import OffsetQuantizer
+from .observer import Reservoir
+from .ranges import fit_codes
 
 INITS = ("lsq+", "mse", "lsq", "minmax")
 
@@ -143,7 +144,7 @@ def _least_error(
     x: NDArray[np.float32], smallest: float, largest: float, low: int, high: int, offset: bool
 ) -> tuple[float, float]:
     values = torch.from_numpy(x).flatten()
-    few = drawn(values, _TRIED)
+    few = _drawn(values)
     shrinks = [step / _SHRINKS for step in range(_SHRINKS, 0, -1)]
     tried = [
         _covering(smallest * below, largest * above, low, high, offset)
@@ -152,6 +153,13 @@ def _least_error(
     ]
     best = min(tried, key=lambda numbers: _error(few, numbers, low, high))
     return _refined(values, best, low, high, offset)
+
+
+def _drawn(values: Tensor) -> Tensor:
+    """Some of many values, always the same; every n-th could miss whole channels."""
+    reservoir = Reservoir(_TRIED)
+    reservoir.add(values)
+    return torch.from_numpy(reservoir.sample).to(values)
 
 
 def _error(values: Tensor, numbers: _Numbers, low: int, high: int) -> float:

@@ -1,64 +1,17 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from graphs import normal
 
+from mpqtool.errors import TrainingError
 from mpqtool.importer import import_graph
-from mpqtool.passes.arithmetic import dequantize, quantize
 from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
 from mpqtool.quantizers import ActivationQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
-from mpqtool.quantizers.calibrate import collect, drawn, fit_codes, passing_unset
-
-
-def _error(x: np.ndarray, scale: float, zero_point: int, bits: int) -> float:
-    back = dequantize(
-        quantize(x, np.float32(scale), zero_point, 0, 2**bits - 1), np.float32(scale), zero_point
-    )
-    return float(np.square(back - x).mean())
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_beats_covering_the_whole_range(bits: int, rng: np.random.Generator) -> None:
-    x = np.abs(rng.normal(size=4000)).astype(np.float32)
-    scale, _ = fit_codes(x, bits, nonnegative=True)
-    widest = float(x.max()) / (2**bits - 1)
-    # The grid of 24 scales an octave can miss the exact maximum by 3 %: allow that much.
-    assert _error(x, scale, 0, bits) <= 1.06 * _error(x, widest, 0, bits)
-    if bits == 2:
-        assert _error(x, scale, 0, bits) < 0.7 * _error(x, widest, 0, bits)
-
-
-def test_two_bit_scale_of_a_half_gaussian_is_near_the_best_of_a_fine_search(rng: np.random.Generator) -> None:
-    x = np.abs(rng.normal(size=4000)).astype(np.float32)
-    scale, _ = fit_codes(x, 2, nonnegative=True)
-    best = min(_error(x, s, 0, 2) for s in np.linspace(0.05, 2, 800))
-    assert _error(x, scale, 0, 2) <= 1.02 * best
-
-
-def test_signed_values_get_a_zero_point_that_is_a_code(rng: np.random.Generator) -> None:
-    x = rng.normal(loc=-1, size=2000).astype(np.float32)
-    scale, zero_point = fit_codes(x, 4, nonnegative=False)
-    assert 8 < zero_point <= 15
-    assert _error(x, scale, zero_point, 4) < 0.02
-
-
-def test_a_value_that_is_always_zero_gets_a_usable_scale() -> None:
-    scale, zero_point = fit_codes(np.zeros(10, np.float32), 4, nonnegative=True)
-    assert math.isfinite(scale)
-    assert zero_point == 0
-
-
-def test_channels_of_few_values_are_not_missed() -> None:
-    values = torch.arange(8.0).repeat(2**15)  # every 16th is the same channel
-
-    assert set(drawn(values).tolist()) == set(range(8))
-    assert torch.equal(drawn(values), drawn(values))
-    assert len(drawn(values, 100)) == 100
+from mpqtool.quantizers.calibrate import calibrate, collect, observe, passing_unset
+from mpqtool.quantizers.ranges import RANGES, fit_codes
 
 
 def test_what_has_no_scale_passes_through_and_the_rest_is_quantized(rng: np.random.Generator) -> None:
@@ -105,3 +58,57 @@ def _activation(entry: ActivationQuant) -> torch.nn.Module:
     made = ActivationQuantizer(entry.name, entry.bits, zero_point=entry.zero_point, nonnegative=False)
     made.set_numbers(scale=entry.scale, zero_point=entry.zero_point)
     return made
+
+
+def _one(bits: int = 8) -> tuple[torch.fx.GraphModule, ActivationQuantizer]:
+    model = normal(
+        "net (float[N, 3] x) => (float[N, 4] y) { y = Gemm <transB = 1> (x, w) }", {"w": np.ones((4, 3))}
+    )
+    plan = Plan(weights=(), activations=(ActivationQuant(name="x", bits=bits),))
+    network = attach(import_graph(model), plan)
+    (quantizer,) = activation_quantizers(network)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return network, quantizer
+
+
+def test_the_rule_is_chosen_by_name_and_progress_is_told(rng: np.random.Generator) -> None:
+    network, quantizer = _one()
+    x = torch.from_numpy(rng.normal(size=(20_000, 3)).astype(np.float32))
+    x[11_111:11_113] = 60  # 6 of 60,000 elements, of which 0.005 % are 3
+
+    scales, told = {}, list[int]()
+    for rule in RANGES:
+        calibrate(network, zip(x.split(3000)), [quantizer], ranges=rule, on_samples=told.append)
+        scales[rule] = quantizer.scale.item()
+
+    assert told == [*[3000] * 6, 2000] * 4
+    assert scales["minmax"] == pytest.approx((60 - float(x.min())) / 255, rel=0.01)
+    assert scales["percentile"] == pytest.approx(scales["minmax"], rel=0.01)
+    assert scales["entropy"] < 0.7 * scales["minmax"]
+    sample = collect(network, [(x,)], [quantizer])["x"]
+    assert scales["mse"] == pytest.approx(fit_codes(sample, 8, nonnegative=False)[0])
+    assert network.training
+
+
+def test_batches_of_any_size_give_the_same_numbers(rng: np.random.Generator) -> None:
+    network, quantizer = _one(bits=4)
+    x = torch.from_numpy(rng.normal(size=(20_000, 3)).astype(np.float32))
+    found = []
+    for size in (20_000, 777):
+        calibrate(network, [(part,) for part in x.split(size)], [quantizer])
+        found.append((quantizer.scale.item(), int(quantizer.zero_point)))
+    assert found[0] == found[1]
+
+
+def test_a_value_that_is_no_number_is_said_at_its_batch_and_the_mode_given_back() -> None:
+    network, quantizer = _one()
+    network.train()
+    x = torch.zeros(20_000, 3)
+    x[5, 1] = torch.inf  # one of 60,000 elements
+    told = list[int]()
+
+    with pytest.raises(TrainingError, match="'x' becomes infinite or NaN on the training inputs"):
+        observe(network, [(x[:5],), (x[5:],), (x,)], [quantizer], on_samples=told.append)
+
+    assert told == [5]
+    assert network.training

@@ -12,8 +12,8 @@ from mpqtool.passes.arithmetic import dequantize, quantize
 from mpqtool.passes.roles import Role
 from mpqtool.quantizers import PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, restrain_scales
-from mpqtool.quantizers.calibrate import fit_codes
 from mpqtool.quantizers.initialize import initial_clip
+from mpqtool.quantizers.ranges import fit_codes
 
 
 def _quantizer(bits: int, alpha: float, share: float = 0.0) -> PactQuantizer:
