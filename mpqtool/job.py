@@ -88,12 +88,16 @@ class Job:
     checkpoint: Checkpoint | None = None
 
     @property
-    def mode(self) -> Literal["labels", "distill"]:
+    def mode(self) -> Literal["labels", "distill", "data-free"]:
         """What is learned from."""
+        if self.data.synthetic:
+            return "data-free"
         return "distill" if self.options.distill or self.data.train.labels is None else "labels"
 
-    def test_score(self, outputs: list[NDArray[Any]]) -> float:
-        """The metric of some outputs on the test split."""
+    def test_score(self, outputs: list[NDArray[Any]]) -> float | None:
+        """The metric of some outputs on the test split; None where that is made up, and would say nothing."""
+        if self.data.synthetic:
+            return None
         return score(self.metric, outputs, self.float_outputs, self.data.test.labels)
 
     @property
@@ -143,7 +147,8 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     Raises:
         ModelError: The file cannot be read, or an operator cannot be imported.
         PlanError: ``options.plan`` does not fit the model.
-        DataError: There is no data, or it does not fit the model.
+        DataError: The data does not fit the model; or there is none, and none can be made.
+        OptionError: There is no data, and an option needs it.
         CheckpointError: ``options.resume`` or ``options.take`` does not fit what is in the run directory.
     """
     started = time.perf_counter()
@@ -173,7 +178,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     if given is not None:
         check_fits(folded, given)
         plan = given
-    data = read_data(path, model, options, reporter)
+    data = read_data(path, model, network, options, reporter)
     _say_what_stays_float(folded, data, reporter, plan=plan, placed=placed)
     if not is_qdq:  # the network inside a QDQ file is, without its quantizers, not what the file computes
         check_normal_form(path, model, data.test)

@@ -58,7 +58,8 @@ class QuantizeOptions:
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
-        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``.
+        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx`` if it is there; ``none``: they
+            are made from the model alone, and no accuracy is measured.
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.

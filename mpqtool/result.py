@@ -6,6 +6,7 @@ The keys are a contract: they are added to, never renamed. What was not measured
 from __future__ import annotations
 
 __all__ = [
+    "SYNTHETIC",
     "Bits",
     "Bytes",
     "Cost",
@@ -34,6 +35,10 @@ from .files import write_json
 # Named, because a key of the contract is "float", which hides the type inside its class.
 Number = float | None
 Count = int | None
+
+
+SYNTHETIC = "_synthetic"
+"""What is measured on held-out inputs that are made up has this behind its name in ``history``."""
 
 
 class _Part(pydantic.BaseModel):

@@ -10,28 +10,37 @@ import pathlib
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import fx
 
-from .data import Data, Split, default_data, load_data
+from .data import NO_DATA, Data, Split, default_data, load_data
 from .errors import DataError
 from .options import QuantizeOptions
 from .reporter import Reporter
+from .run_data_free import make_data
 from .samples import input_shapes
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
 
 
-def read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, reporter: Reporter) -> Data:
-    """Read the samples that ``--data`` names, or those beside the model.
+def read_data(
+    path: pathlib.Path, model: ir.Model, network: fx.GraphModule, options: QuantizeOptions, reporter: Reporter
+) -> Data:
+    """Read the samples that ``--data`` names, or those beside the model; make some where there are none.
+
+    Args:
+        path: Of the model.
+        model: Its normal form, BatchNormalization kept.
+        network: The same, imported.
+        options: What to do.
+        reporter: Where progress goes.
 
     Raises:
-        DataError: There are none, or they do not fit the model.
+        DataError: The samples do not fit the model; or there are none, and none can be made.
+        OptionError: There are none, and an option needs them.
     """
     spec = options.data or default_data(path)
-    if spec is None:
-        raise DataError(
-            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
-            "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
-        )
+    if spec is None or spec == NO_DATA:
+        return make_data(path, model, network, options, reporter)
     classes = _classes(model)
     data = load_data(
         spec,

@@ -24,7 +24,7 @@ def make_trainer(job: Job, split: Split, *, mixed_precision: str = "no") -> Trai
     options = job.options
     return Trainer(
         split,
-        teacher=import_graph(job.folded) if job.mode == "distill" else None,
+        teacher=import_graph(job.folded) if job.mode != "labels" else None,
         batch_size=options.batch_size,
         epoch_samples=options.epoch_samples,
         seed=options.seed,
@@ -44,7 +44,7 @@ def tuning_batches(job: Job, trainer: Trainer) -> Callable[[], Iterator[tuple[Te
 
 
 def held_out_metric(job: Job, trainer: Trainer) -> tuple[Callable[[nn.Module], float], float]:
-    """The metric on held-out data, and that of the float network; NaN where it is the yardstick itself."""
+    """The metric on held-out data, and that of the float network; NaN where it is the yardstick alone."""
     reference = trainer.predict(import_graph(job.folded), job.held_out)
     labels = job.held_out.labels
     metric = metric_name(reference, labels)
@@ -52,4 +52,6 @@ def held_out_metric(job: Job, trainer: Trainer) -> tuple[Callable[[nn.Module], f
     def measure(network: nn.Module) -> float:
         return score(metric, trainer.predict(network, job.held_out), reference, labels)
 
-    return measure, math.nan if metric == "sqnr_db" else score(metric, reference, reference, labels)
+    if metric == "sqnr_db" or job.data.synthetic:
+        return measure, math.nan
+    return measure, score(metric, reference, reference, labels)

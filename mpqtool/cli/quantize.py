@@ -87,8 +87,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "data", metavar="SPEC",
-    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
-    "[default: MODEL.npz beside MODEL.onnx]",
+    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable. none: made "
+    "from the model alone, without a measured accuracy.  [default: MODEL.npz beside MODEL.onnx, else none]",
 )  # fmt: skip
 @_option("resize", type=size, metavar="HxW", help="Height and width for the pictures of an image folder.")
 @_option(

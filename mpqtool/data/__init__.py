@@ -15,7 +15,7 @@ No pickle is ever loaded.
 
 from __future__ import annotations
 
-__all__ = ["Data", "Shape", "Split", "default_data", "load_data"]
+__all__ = ["NO_DATA", "Data", "Shape", "Split", "default_data", "load_data"]
 
 import os
 import pathlib
@@ -29,6 +29,8 @@ from .checks import check
 from .pixels import Pixels
 from .split import Data, Shape, Split
 
+NO_DATA = "none"
+"""The spec that stands for no data, even where there is a file beside the model."""
 _FORMS = "FILE.npz, idx:DIR, cifar10:DIR, a folder with train/ and val/, or package.module:callable"
 
 

@@ -45,12 +45,14 @@ class Data:
         train: Samples to learn from.
         test: Samples to measure on.
         held_out: Whether ``test`` was taken from the end of the only split there was.
+        synthetic: Whether the inputs were made from the model alone: nothing measured on them is an accuracy.
     """
 
     spec: str
     train: Split
     test: Split
     held_out: bool = False
+    synthetic: bool = False
 
 
 def input_name(spec: str, inputs: Mapping[str, Shape] | None) -> str:
