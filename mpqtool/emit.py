@@ -118,7 +118,7 @@ def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> Veri
             job.out / rundir.QDQ,
             test.batches(BATCH),
             simulate=simulation.eval().on_arrays(job.folded),
-            labels=test.labels,
+            labels=test.labels if job.data.class_labels else None,
             on_batch=progress.advance,
         )
 

@@ -37,7 +37,7 @@ METHODS_OF = {
     ),
     **dict.fromkeys(
         ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-         "mixed_precision", "distill", "resume", "tensorboard"), METHODS,
+         "mixed_precision", "loss", "distill", "resume", "tensorboard"), METHODS,
     ),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""

@@ -64,9 +64,12 @@ class DataInfo(_Part):
 
 
 class Metric(_Part):
-    """One number for each form of the model, on the test split; top1 and agreement in percent."""
+    """One number for each form of the model, on the test split; top1 and agreement in percent.
 
-    name: Literal["top1", "agreement", "sqnr_db"] | None = None
+    ``name`` is ``top1``, ``agreement``, ``sqnr_db``, or where a function of the user is.
+    """
+
+    name: str | None = None
     float: Number = None
     fake_quant: Number = None
     qdq: Number = None

@@ -15,7 +15,7 @@ def echo_summary(path: str, result: dict[str, Any]) -> None:
     """Print accuracy, bits, bytes and islands of a run as a table, and then where its files are."""
     metric, bits, sizes, verified = (result[key] for key in ("metric", "bits", "bytes", "verify"))
     share = result["nodes"]["mac_share_integer"]
-    unit = " dB" if metric["name"] == "sqnr_db" else " %"
+    unit = {"top1": " %", "agreement": " %", "sqnr_db": " dB"}.get(metric["name"], "")
     forms = ("float", "fake_quant", "qdq", "integer")
     rows = [(f"{metric['name']} {form.replace('_', '-')}", number(metric[form], unit)) for form in forms]
     if result["data"]["mode"] == "data-free":

@@ -26,6 +26,7 @@ from mpqtool.result import ResultFile
 
 METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT"}
 METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
+UNITS = {"top1": " %", "agreement": " %", "sqnr_db": " dB"}
 NOT_MEASURED = "not measured"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -100,7 +101,7 @@ def metric(result: ResultFile) -> tuple[str, str]:
     name = result.metric.name or ""
     if result.data.mode == "data-free":
         return "Accuracy", ""
-    return METRICS.get(name, "Metric"), " dB" if name == "sqnr_db" else " %"
+    return METRICS.get(name, name or "Metric"), UNITS.get(name, "")
 
 
 def held_out(result: ResultFile) -> str:
@@ -108,7 +109,7 @@ def held_out(result: ResultFile) -> str:
     if result.data.mode == "data-free":
         return "likeness to the float model on synthetic inputs, which is no accuracy"
     name, unit = metric(result)
-    return f"{name} on held-out data,{unit}"
+    return f"{name} on held-out data{unit and f',{unit}'}"
 
 
 def drop(result: ResultFile) -> str:
@@ -117,5 +118,5 @@ def drop(result: ResultFile) -> str:
     if found.float is None or found.integer is None:
         return ""
     change = found.integer - found.float
-    unit = " dB" if found.name == "sqnr_db" else " points"
+    unit = UNITS.get(found.name or "", "").replace("%", "points")
     return f"{change:+.2f}{unit} against float ({found.float:.2f})".replace("-", "\N{MINUS SIGN}", 1)
