@@ -99,11 +99,10 @@ def check_widths(options: QuantizeOptions) -> None:
             "the search only takes bits away"
         )
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
-        raise OptionError(f"bits {options.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
+        raise OptionError(f"bits {options.bits!r}: activation bits must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":
-        raise OptionError(
-            f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' takes 1"
-        )
+        odd = "" if options.method == "ptq" else "; weight_grid 'odd' takes 1"
+        raise OptionError(f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8{odd}")
 
 
 def check_numbers(options: QuantizeOptions) -> None:
@@ -114,7 +113,15 @@ def check_numbers(options: QuantizeOptions) -> None:
     """
     for name in ("seed", "take", "epochs", "max_drop", "weight_decay"):
         _at_least(options, name, 0)
-    for name in ("epoch_samples", "batch_size", "accumulate", "patience", "step_groups", "target_size"):
+    for name in (
+        "epoch_samples",
+        "batch_size",
+        "accumulate",
+        "patience",
+        "step_groups",
+        "target_size",
+        "calibration_samples",
+    ):
         _at_least(options, name, 1)
     begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers, to the end
     if options.patience is not None and options.patience >= begun:

@@ -56,13 +56,20 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
-@_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
+@_panel("First and last layer (--method lsq, lsq+, adaqat, ptq)", "all_layers")
 @_panel(
-    "LSQ and LSQ+ (--method lsq, lsq+)",
-    "bits", "config", "weight_scales", "weight_grid", "init", "patience",
+    "Uniform widths (--method lsq, lsq+, ptq)", "bits",
 )  # fmt: skip
 @_panel(
-    "Training (all methods)",
+    "Post-training quantization (--method ptq)",
+    "rounding", "bias_correction", "ranges", "calibration_samples",
+)  # fmt: skip
+@_panel(
+    "LSQ and LSQ+ (--method lsq, lsq+)",
+    "config", "weight_scales", "weight_grid", "init", "patience",
+)  # fmt: skip
+@_panel(
+    "Training (--method impq, lsq, lsq+, adaqat)",
     "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
     "mixed_precision", "distill", "tensorboard",
 )  # fmt: skip
@@ -72,7 +79,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.  [default: "
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains. ptq: nothing "
+    "trained, the same bits everywhere, weights rounded for the outputs of each layer.  [default: "
     "impq; none with --plan]",
 )
 @_option(
@@ -139,8 +147,28 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Instead: as many as add no more than this to the bound on the mismatch probability.",
 )  # fmt: skip
 @_option(
-    "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+    "bits", metavar="WnAn",
+    help="Widths of weights and activations; the first and the last layer have 8.  [default: lsq, lsq+ W4A4; "
+    "ptq W8A8]",
+)  # fmt: skip
+@_option(
+    "rounding",
+    help="adaround: weights are rounded up or down for the least error of what each layer gives. nearest: "
+    "each to its nearest code. auto: adaround below 8 bits.",
 )
+@_option(
+    "ranges",
+    help="Where activations are clipped. mse: least squared error. percentile: 99.99 % inside. entropy: "
+    "least Kullback-Leibler divergence. minmax: nowhere.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    "bias_correction",
+    default=True,
+    show_default=True,
+    help="Biases take what rounding changes the mean of each channel by.",
+)
+@_option("calibration_samples", type=int, help="Training samples that ranges and roundings are fitted to.")
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",

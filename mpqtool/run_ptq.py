@@ -1,0 +1,118 @@
+"""Post-training quantization in a run: calibrate, round, correct biases; nothing is trained."""
+
+from __future__ import annotations
+
+__all__ = ["post_training"]
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
+
+from mpqtool.importer import import_graph
+from mpqtool.importer.writeback import write_parameters
+from mpqtool.passes.layers import bias_of, is_layer, set_bias
+from mpqtool.passes.plan import Plan
+from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
+from mpqtool.passes.values import gathered_names
+
+from .finished import Finished, freeze, parameter_arrays, short
+from .job import Job
+from .methods.ptq import reconstruct, samples_that_fit
+from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
+from .quantizers.calibrate import calibrate
+from .simulate import IntegerSimulation
+
+_BATCH = 32
+"""Samples that operators take at once."""
+
+
+def post_training(job: Job) -> Finished:
+    """Fit ranges, then round weights and correct biases layer by layer."""
+    chunks = _chunks(job, job.options.calibration_samples)
+    plan = fitted_plan(job, job.folded, job.plan, chunks)
+    return rounded(job, job.folded, plan, chunks)
+
+
+def fitted_plan(job: Job, model: ir.Model, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Plan:
+    """The plan with the scale of every weight and activation, as the files can hold them.
+
+    Scales of weights are those of the least squared error; activations follow ``--ranges``.
+    """
+    network = attach(import_graph(model), plan)
+    parameters = dict(network.named_parameters())
+    for weight in plain_weights(network):
+        weight.fit(parameters[weight.name])
+    values = plain_activations(network)
+    with job.reporter.progress(sum(len(chunk[0]) for chunk in chunks), "calibrating") as progress:
+        calibrate(network, chunks, values, ranges=job.options.ranges, on_samples=progress.advance)  # type: ignore[arg-type]  # options check it
+    plan = read_plan(network)
+    activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
+    return with_exact_sums(model, plan.replaced(activations=activations))
+
+
+def rounded(job: Job, model: ir.Model, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished:
+    """The network of a complete plan: its weights as codes, its biases made to fit."""
+    options = job.options
+    network = attach(import_graph(model), plan)
+    if options.rounding != "nearest" or options.bias_correction:
+        fitting = _that_fit(network, chunks)
+        with job.reporter.progress(len(plan.weights), "rounding") as progress:
+            found = reconstruct(
+                network, fitting, rounding=options.rounding, correct_bias=options.bias_correction,  # type: ignore[arg-type]  # options check it
+                on_layer=progress.advance,
+            )  # fmt: skip
+        _say_left_alone(job, found.left_alone)
+        model = _with_biases(model, found.biases)
+        write_parameters(model, _weights(network))
+    plan = with_fine_biases(model, raise_dead_scales(model, plan))
+    network = attach(import_graph(model), plan)
+    return freeze(network, IntegerSimulation(network), model, [])
+
+
+def _chunks(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
+    """Calibration inputs: some of the training split, always the same ones."""
+    count = len(job.tuning)
+    if samples < count:
+        rows = np.sort(np.random.default_rng(job.options.seed).permutation(count)[:samples])
+        columns = [torch.from_numpy(array[rows]) for array in job.tuning.inputs.values()]
+    else:
+        columns = [torch.from_numpy(array) for array in job.tuning.inputs.values()]
+    return list(zip(*(column.split(_BATCH) for column in columns), strict=True))
+
+
+def _that_fit(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """So many chunks that their values fit in memory, one sample at least."""
+    most = samples_that_fit(network, chunks[0])
+    if most < len(chunks[0][0]):
+        return [tuple(column[:most] for column in chunks[0])]
+    return chunks[: max(1, most // _BATCH)]
+
+
+def _weights(network: fx.GraphModule) -> dict[str, np.ndarray]:
+    names = {quantizer.name for quantizer in plain_weights(network)}
+    return {name: array for name, array in parameter_arrays(network).items() if name in names}
+
+
+def _with_biases(model: ir.Model, added: Mapping[str, Tensor]) -> ir.Model:
+    """The model with more on the biases of the layers with these weights."""
+    model = model.clone()
+    with gathered_names(model.graph):
+        for node in model.graph:
+            name = None if not is_layer(node) or node.inputs[1] is None else node.inputs[1].name
+            if name in added:
+                bias = bias_of(node)
+                more = added[name].numpy()
+                set_bias(node, more if bias is None else np.asarray(bias + more, np.float32))
+    return model
+
+
+def _say_left_alone(job: Job, left_alone: Mapping[str, str]) -> None:
+    if left_alone:
+        name, reason = next(iter(left_alone.items()))
+        job.reporter.say(
+            f"{len(left_alone)} weights are rounded to nearest, with their biases as they were: {name!r}, as "
+            f"{reason.rstrip('.')}"
+        )
