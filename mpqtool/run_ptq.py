@@ -101,10 +101,9 @@ def _with_biases(model: ir.Model, added: Mapping[str, Tensor]) -> ir.Model:
     model = model.clone()
     with gathered_names(model.graph):
         for node in model.graph:
-            name = None if not is_layer(node) or node.inputs[1] is None else node.inputs[1].name
+            name = str(node.inputs[1].name) if is_layer(node) and node.inputs[1] is not None else ""
             if name in added:
-                bias = bias_of(node)
-                more = added[name].numpy()
+                bias, more = bias_of(node), added[name].numpy()
                 set_bias(node, more if bias is None else np.asarray(bias + more, np.float32))
     return model
 
