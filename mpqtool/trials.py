@@ -19,7 +19,6 @@ from .data import Split
 from .errors import OptionError
 from .finished import Finished
 from .job import Job
-from .method_options import MIXED
 from .methods.budgets import in_words
 from .metrics import metric_name, score
 from .options import parse_bits
@@ -89,6 +88,10 @@ class Trials:
         """Whether a plan is accurate enough."""
         return trial.held_out >= self.floor
 
+    def is_enough(self, point: Mapping[str, Any]) -> bool:
+        """The same of a row of ``points``."""
+        return bool(point["held_out"] >= self.floor)
+
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What a plan costs, which nothing needs to be fitted for."""
         return self._costs(plan)
@@ -104,7 +107,7 @@ class Trials:
         accurate = self.holds(trial)
         floor = "min_sqnr" if self._metric == "sqnr_db" else "max_drop"
         binding: str | None = None
-        if not accurate or (self.job.options.bits == MIXED and not self.limits):
+        if not accurate or (not self.limits and any(not self.is_enough(row) for row in self.points)):
             binding = floor
         elif self.limits:
             binding = max(self.limits, key=lambda name: used[name] / self.limits[name])
@@ -125,7 +128,7 @@ class Trials:
             return
         faults = [] if accurate else [self.said(trial)]
         faults += [f"{words[name]}, {self.limits[name]:g} asked" for name in missed]
-        held = [point for point in self.points if point["held_out"] >= self.floor]
+        held = [point for point in self.points if self.is_enough(point)]
         best = min(held, key=lambda point: point["size"], default=None)
         closest = (
             "none of the plans tried holds the floor"
