@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Finished", "apply_plan", "finish"]
+__all__ = ["Finished", "apply_plan", "finish", "freeze", "settled"]
 
 import dataclasses
 import math
@@ -113,7 +113,7 @@ def finish(job: Job) -> Finished:
         {"phase": "integers", "held_out_before": before, "held_out": after, "accepted": after >= before}
     )
     _say_what_integers_cost(job, history)
-    return _freeze(network, simulation, model, history)
+    return freeze(network, simulation, model, history)
 
 
 @torch.no_grad()
@@ -178,7 +178,7 @@ def apply_plan(job: Job) -> Finished:
     if unset:
         columns = [torch.from_numpy(a[:SAMPLES]) for a in job.tuning.inputs.values()]
         calibrate(network, [columns], unset)
-    return _freeze(network, IntegerSimulation(network), job.folded, [])
+    return freeze(network, IntegerSimulation(network), job.folded, [])
 
 
 def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
@@ -195,10 +195,19 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     plan = read_plan(network)
     _say_turned(job, plan, factors)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
-    plan = snap(folded, plan.replaced(weights=weights))
+    return folded, settled(folded, snap(folded, plan.replaced(weights=weights)))
+
+
+def settled(folded: ir.Model, plan: Plan) -> Plan:
+    """The plan with its numbers moved, by next to nothing, to where files and integers agree on them.
+
+    Args:
+        folded: Normal graph with BatchNormalization folded.
+        plan: Complete, without offsets that cannot be folded.
+    """
     activations = [entry.model_copy(update={"scale": _short(entry.scale)}) for entry in plan.activations]
     plan = plan.replaced(activations=activations)
-    return folded, with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))
+    return with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))
 
 
 def _check_finite(folded: ir.Model) -> None:
@@ -251,7 +260,7 @@ def _rescaled(entry: WeightQuant, factor: NDArray[np.float32] | None) -> WeightQ
     )
 
 
-def _freeze(
+def freeze(
     network: fx.GraphModule, simulation: IntegerSimulation, model: ir.Model, history: list[dict[str, Any]]
 ) -> Finished:
     """Write the weights into the graph as they will be read back: exactly ``scale * code``."""

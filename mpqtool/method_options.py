@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
+    "BATCHES",
+    "BITS",
     "EPOCHS",
     "EPOCHS_FROM_SCRATCH",
     "GRANULARITY",
@@ -10,17 +12,22 @@ __all__ = [
     "INTEGER_SHARE",
     "LR",
     "LR_FROM_SCRATCH",
+    "LR_OF_THRESHOLDS",
     "METHODS",
     "METHODS_OF",
     "SEARCH_SHARE",
     "START_BITS",
     "TARGET_BITS",
+    "UNLABELED",
     "method_of",
     "why_without_effect",
 ]
 
-METHODS = ("impq", "lsq", "lsq+", "adaqat")
+METHODS = ("impq", "lsq", "lsq+", "adaqat", "fat")
 _LEARNED_SCALES = ("lsq", "lsq+")
+_TRAINED_WEIGHTS = ("impq", *_LEARNED_SCALES, "adaqat")
+UNLABELED = ("fat",)
+"""Methods that never look at labels."""
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
@@ -30,15 +37,16 @@ METHODS_OF = {
         ("impq",)
     ),
     "granularity": ("impq", "adaqat"),
-    **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
-    "all_layers": (*_LEARNED_SCALES, "adaqat"),
+    "bits": (*_LEARNED_SCALES, "fat"),
+    **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
+    "all_layers": (*_LEARNED_SCALES, "adaqat", "fat"),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
-        ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-         "mixed_precision", "distill", "resume", "tensorboard"), METHODS,
+        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "distill"), _TRAINED_WEIGHTS
     ),
+    **dict.fromkeys(("epochs", "epoch_samples", "batch_size", "lr", "resume", "tensorboard"), METHODS),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""
 
@@ -54,8 +62,14 @@ GRANULARITY = {"impq": "kernel", "adaqat": "network"}
 START_BITS = {"impq": "W4A8", "adaqat": "W8A8"}
 """Uniform widths that a search begins with."""
 
+BITS = {"lsq": "W4A4", "lsq+": "W4A4", "fat": "W8A8"}
+"""Uniform widths by method."""
+
 EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5, "adaqat": 10}
 """Epochs by method: of every iteration with impq, of the whole training with the others."""
+
+BATCHES = 800
+"""What fat has in place of that, as it learns few numbers in many steps: batches, as near as epochs get."""
 
 SEARCH_SHARE, INTEGER_SHARE = 0.6, 0.2
 """Share of the steps that AdaQAT searches for widths in, at the start; share that LSQ, LSQ+ and AdaQAT train
@@ -63,6 +77,9 @@ the network in integers for, at the end."""
 
 LR = {"sgd": 0.01, "adamw": 0.001}
 """Peak learning rate by optimizer."""
+
+LR_OF_THRESHOLDS = 0.001
+"""That of fat, whose optimizer is Adam."""
 
 EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
 """The same for a network that is trained from scratch."""

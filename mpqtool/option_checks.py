@@ -99,10 +99,11 @@ def check_widths(options: QuantizeOptions) -> None:
             "the search only takes bits away"
         )
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
-        raise OptionError(f"bits {options.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
+        raise OptionError(f"bits {options.bits!r}: activation bits must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":
         raise OptionError(
-            f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' takes 1"
+            f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' (lsq, "
+            "lsq+) takes 1"
         )
 
 
@@ -116,12 +117,13 @@ def check_numbers(options: QuantizeOptions) -> None:
         _at_least(options, name, 0)
     for name in ("epoch_samples", "batch_size", "accumulate", "patience", "step_groups", "target_size"):
         _at_least(options, name, 1)
-    begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers, to the end
-    if options.patience is not None and options.patience >= begun:
-        raise OptionError(
-            f"patience must be less than the {begun} epochs that can end early of epochs {options.epochs}, "
-            f"got {options.patience}; give more epochs, or leave patience out"
-        )
+    if options.patience is not None:
+        begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers
+        if options.patience >= begun:
+            raise OptionError(
+                f"patience must be less than the {begun} epochs that can end early of epochs "
+                f"{options.epochs}, got {options.patience}; give more epochs, or leave patience out"
+            )
     if options.from_scratch and not options.epochs:
         raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
     if options.seed > _LARGEST_SEED:

@@ -11,12 +11,14 @@ from mpqtool.passes.targets import TARGETS
 
 from .errors import OptionError
 from .method_options import (
+    BITS,
     EPOCHS,
     EPOCHS_FROM_SCRATCH,
     GRANULARITY,
     HARDWARE,
     LR,
     LR_FROM_SCRATCH,
+    LR_OF_THRESHOLDS,
     METHODS,
     START_BITS,
     TARGET_BITS,
@@ -53,8 +55,9 @@ CHOICES = {
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``method``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None: once this
-    is built, they are what fits the plan, the method, the optimizer and the other targets.
+    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None:
+    once this is built, they are what fits the plan, the method, the optimizer and the other targets; but for
+    the epochs of fat, which the number of samples decides.
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
@@ -95,7 +98,7 @@ class QuantizeOptions:
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
-        bits: Uniform widths of lsq and lsq+, ``W4A4``.
+        bits: Uniform widths: lsq and lsq+ ``W4A4``, fat ``W8A8``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
             go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
@@ -117,12 +120,12 @@ class QuantizeOptions:
             at 8 bits and taken to be in proportion below.
         from_scratch: Draw the weights anew (Kaiming initialization), instead of fine-tuning the file's.
         epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5; adaqat in
-            all, 10, from scratch 30. 0: no training at all.
+            all, 10, from scratch 30; fat as many as come next to 800 batches. 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per batch.
         accumulate: Batches whose mean gradient makes one step.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
-        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw.
+        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw, and of fat.
         weight_decay: Weight decay of kernels, matrices and clips of PACT; nothing else has any.
         mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
             (float32), ``bf16`` or ``fp16``.
@@ -163,7 +166,7 @@ class QuantizeOptions:
     prune: bool = False
     clip: str = "mse"
     activation_clip: str = "mse"
-    bits: str = "W4A4"
+    bits: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     config: str = "auto"
     weight_scales: str = "kernel"
     weight_grid: str = "full"
@@ -174,7 +177,7 @@ class QuantizeOptions:
     activation_granularity: str = "auto"
     hardware: str = "bitops"
     from_scratch: bool = False
-    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here
+    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here, or fat when it has data
     epoch_samples: int | None = None
     batch_size: int = 64
     accumulate: int = 1
@@ -193,7 +196,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         check_types(self)
         check_choices(self, CHOICES)
-        for name in ("method", "start_bits", "target_bits", "granularity", "epochs", "lr"):
+        for name in ("method", "bits", "start_bits", "target_bits", "granularity", "epochs", "lr"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self._default(name))
         for field in dataclasses.fields(self):
@@ -220,10 +223,13 @@ class QuantizeOptions:
         rates, epochs = (
             (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS.get(method, 0))
         )
+        learns_thresholds = method == "fat"
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
-            "epochs": epochs, "lr": rates[self.optimizer],
+            "epochs": None if learns_thresholds else epochs,
+            "lr": LR_OF_THRESHOLDS if learns_thresholds else rates[self.optimizer],
+            "bits": BITS.get(method, "W4A4"),
             "target_bits": TARGET_BITS if others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip

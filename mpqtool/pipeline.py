@@ -15,7 +15,11 @@ from .options import QuantizeOptions
 from .processes import is_main, main_first
 from .reporter import Reporter
 from .result import Result
+from .run_fat import fat
 from .tensorboard import check_available
+
+_WITHOUT_SEARCH = {None: apply_plan, "fat": fat}
+"""By method: what leaves the weights as they are. The others search, and train in integers at the end."""
 
 
 def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Reporter) -> Result:
@@ -46,7 +50,7 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
         _begin(job)
         with job.timed("train"):
             # Learn widths and scales, then fold BatchNormalization and train on in integers.
-            finished = apply_plan(job) if options.method is None else finish(job)
+            finished = _WITHOUT_SEARCH.get(options.method, finish)(job)
         return emit(job, finished)  # plan, QDQ file, integer file, proof, result, report
     finally:
         reporter.close()

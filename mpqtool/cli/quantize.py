@@ -56,15 +56,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
-@_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
+@_panel("First and last layer (--method lsq, lsq+, adaqat, fat)", "all_layers")
+@_panel("Uniform widths (--method lsq, lsq+, fat)", "bits")
 @_panel(
-    "LSQ and LSQ+ (--method lsq, lsq+)",
-    "bits", "config", "weight_scales", "weight_grid", "init", "patience",
+    "LSQ and LSQ+ (--method lsq, lsq+)", "config", "weight_scales", "weight_grid", "init", "patience",
 )  # fmt: skip
+@_panel("Training (all methods)", "epochs", "epoch_samples", "batch_size", "lr", "tensorboard")
 @_panel(
-    "Training (all methods)",
-    "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-    "mixed_precision", "distill", "tensorboard",
+    "Training of weights (--method impq, lsq, lsq+, adaqat)",
+    "accumulate", "optimizer", "weight_decay", "mixed_precision", "distill",
 )  # fmt: skip
 @_panel("Integer file", "target", "lower", "vnni")
 @_panel("Run", "out", "resume", "seed", "as_json", "help")
@@ -72,7 +72,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.  [default: "
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains. fat: the "
+    "same bits everywhere; only the thresholds of quantizers learn, without labels, in minutes.  [default: "
     "impq; none with --plan]",
 )
 @_option(
@@ -139,8 +140,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Instead: as many as add no more than this to the bound on the mismatch probability.",
 )  # fmt: skip
 @_option(
-    "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
-)
+    "bits", metavar="WnAn",
+    help="Widths of weights and activations; the first and the last layer have 8.  [default: lsq, lsq+ W4A4; "
+    "fat W8A8]",
+)  # fmt: skip
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",
@@ -201,14 +204,17 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "epochs", type=int,
-    help="Epochs of training: impq after every change of widths; lsq, lsq+, adaqat in all. 0: no training.  "
-    "[default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30]",
+    help="Epochs of training: impq after every change of widths; the others in all. 0: no training; fat: the "
+    "smallest thresholds that clip nothing.  [default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30; fat "
+    "as many as come next to 800 batches]",
 )  # fmt: skip
 @_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
 @_option("batch_size", type=int, help="Samples per batch.")
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
-@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
+@_option(
+    "lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw, fat 0.001]"
+)
 @_option(
     "weight_decay", type=float, help="Of kernels, matrices, clips; scales, offsets and biases have none."
 )
