@@ -30,7 +30,7 @@ from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
-from .method_options import BATCHES, UNLABELED
+from .method_options import UNLABELED, epochs_for
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions, parse_bits
 from .processes import is_main
@@ -183,7 +183,8 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     check_import(network, data.test, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
     if options.epochs is None:
-        options = dataclasses.replace(options, epochs=_epochs(options, len(tuning)))
+        samples = min(options.epoch_samples or len(tuning), len(tuning))
+        options = dataclasses.replace(options, epochs=epochs_for(samples, options.batch_size))
     if options.method == "adaqat":
         model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)
@@ -197,12 +198,6 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     job.checkpoint = find_checkpoint(job)
     job.seconds["import"] = time.perf_counter() - started
     return job
-
-
-def _epochs(options: QuantizeOptions, samples: int) -> int:
-    """As many epochs as come next to ``BATCHES``, at least one."""
-    samples = min(options.epoch_samples or samples, samples)
-    return max(1, round(BATCHES * options.batch_size / samples))
 
 
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:

@@ -19,6 +19,7 @@ __all__ = [
     "START_BITS",
     "TARGET_BITS",
     "UNLABELED",
+    "epochs_for",
     "method_of",
     "why_without_effect",
 ]
@@ -88,6 +89,11 @@ EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
 def method_of(method: str | None, *, plan: str | None) -> str | None:
     """The method of a run; None: a plan is applied as it is, and nothing is learned."""
     return method or ("impq" if plan is None else None)
+
+
+def epochs_for(samples: int, batch_size: int) -> int:
+    """How many epochs of so many samples come next to ``BATCHES``; at least one."""
+    return max(1, round(BATCHES * batch_size / samples))
 
 
 def why_without_effect(option: str, method: str | None) -> str | None:

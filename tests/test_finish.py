@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swish_network import swish_network, swish_split
 from torch import Tensor, fx
 
-from mpqtool.finish import _fold, _freeze, _keep_sizes, _rescaled, _short, finish
+from mpqtool.finish import _fold, _keep_sizes, _rescaled, _short, finish, freeze
 from mpqtool.importer import import_graph
 from mpqtool.job import Job, prepare
 from mpqtool.options import QuantizeOptions
@@ -140,7 +140,7 @@ def test_what_is_written_is_of_the_folded_size(tmp_path: pathlib.Path, rng: np.r
     _keep_sizes(folded, network)
     expected = {q.name: q(folded.get_parameter(q.name)).detach() for q in weight_quantizers(folded)}
 
-    finished = _freeze(folded, IntegerSimulation(folded), model, [])
+    finished = freeze(folded, IntegerSimulation(folded), model, [])
 
     for quantizer in weight_quantizers(finished.network):
         weight = finished.network.get_parameter(quantizer.name)

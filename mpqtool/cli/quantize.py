@@ -42,7 +42,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
-    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30",
+    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method fat --bits W6A6",
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")

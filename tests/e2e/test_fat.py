@@ -116,7 +116,7 @@ def test_a_network_without_depthwise_layers(tmp_path: pathlib.Path, rng: np.rand
 def test_epochs_by_default_are_800_batches(
     folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpqtool.job.BATCHES", 13)
+    monkeypatch.setattr("mpqtool.method_options.BATCHES", 13)
     result, _, said = _quantize(folder, tmp_path / "out", epochs=None)
     assert result["settings"]["epochs"] == 3  # of 82 samples: 13 * 16 / 82
     assert "labels are not used" not in said  # a warning has said so: outputs are no class logits
