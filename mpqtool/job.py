@@ -32,7 +32,7 @@ from .data import Data, Split
 from .errors import ModelError
 from .method_options import UNLABELED, epochs_for
 from .metrics import Metric, metric_name, score
-from .options import QuantizeOptions, parse_bits
+from .options import QuantizeOptions
 from .processes import is_main
 from .reporter import Reporter
 from .resumption import TAKEN, find_checkpoint
@@ -203,7 +203,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     """Which tensors get a quantizer, at the widths that the method starts from."""
     searched = options.method in ("impq", "adaqat")
-    widths = parse_bits(options.bits if not searched or options.start_bits is None else options.start_bits)
+    widths = options.start_widths
     return place(
         folded,
         weight_bits=int(widths[0]),

@@ -15,6 +15,9 @@ __all__ = [
     "LR_OF_THRESHOLDS",
     "METHODS",
     "METHODS_OF",
+    "MIXED",
+    "RANGES",
+    "ROUNDINGS",
     "SEARCH_SHARE",
     "START_BITS",
     "TARGET_BITS",
@@ -24,35 +27,53 @@ __all__ = [
     "why_without_effect",
 ]
 
-METHODS = ("impq", "lsq", "lsq+", "adaqat", "fat")
+METHODS = ("impq", "lsq", "lsq+", "adaqat", "ptq", "fat")
 _LEARNED_SCALES = ("lsq", "lsq+")
-_TRAINED_WEIGHTS = ("impq", *_LEARNED_SCALES, "adaqat")
+_TRAINED = ("impq", *_LEARNED_SCALES, "adaqat")
 UNLABELED = ("fat",)
 """Methods that never look at labels."""
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
-        ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+        ("target_bits", "target_size", "target_bitops", "max_drop"), ("impq", "ptq")
+    ),
+    **dict.fromkeys(
+        ("first", "sensitivity", "rank",
          "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "take"),
         ("impq",)
     ),
     "granularity": ("impq", "adaqat"),
-    "bits": (*_LEARNED_SCALES, "fat"),
     **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
-    "all_layers": (*_LEARNED_SCALES, "adaqat", "fat"),
+    "bits": (*_LEARNED_SCALES, "ptq", "fat"),
+    "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq", "fat"),
+    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples", "min_sqnr"), ("ptq",)),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
-        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "distill"), _TRAINED_WEIGHTS
+        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "distill"), _TRAINED
     ),
-    **dict.fromkeys(("epochs", "epoch_samples", "batch_size", "lr", "resume", "tensorboard"), METHODS),
+    **dict.fromkeys(
+        ("epochs", "epoch_samples", "batch_size", "lr", "resume", "tensorboard"), (*_TRAINED, "fat")
+    ),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""
 
 HARDWARE = ("bitops", "size", "latency")
 """What the hardware term of AdaQAT can stand for."""
+
+RANGES = ("mse", "percentile", "entropy", "minmax")
+"""Rules of ``quantizers.ranges`` for activations."""
+
+ROUNDINGS = ("auto", "adaround", "nearest")
+"""How weights become codes after training."""
+
+MIXED = "mixed"
+"""In place of uniform widths: each layer its own, as few as the floor and the limits allow."""
+
+BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8", "fat": "W8A8"}
+"""Uniform widths."""
 
 TARGET_BITS = "W3A6"
 """Effective bits that IMPQ stops at, if no budget is given."""
@@ -62,9 +83,6 @@ GRANULARITY = {"impq": "kernel", "adaqat": "network"}
 
 START_BITS = {"impq": "W4A8", "adaqat": "W8A8"}
 """Uniform widths that a search begins with."""
-
-BITS = {"lsq": "W4A4", "lsq+": "W4A4", "fat": "W8A8"}
-"""Uniform widths by method."""
 
 EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5, "adaqat": 10}
 """Epochs by method: of every iteration with impq, of the whole training with the others."""

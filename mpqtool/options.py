@@ -20,6 +20,9 @@ from .method_options import (
     LR_FROM_SCRATCH,
     LR_OF_THRESHOLDS,
     METHODS,
+    MIXED,
+    RANGES,
+    ROUNDINGS,
     START_BITS,
     TARGET_BITS,
     method_of,
@@ -35,6 +38,8 @@ CHOICES = {
     "weight_scales": ("kernel", "layer"),
     "weight_grid": ("full", "odd"),
     "init": ("lsq+", "mse", "lsq", "minmax"),
+    "ranges": RANGES,
+    "rounding": ROUNDINGS,
     "granularity": ("network", "layer", "kernel"),
     "first": ("weights", "activations"),
     "sensitivity": ("bound", "paper", "repo"),
@@ -98,7 +103,7 @@ class QuantizeOptions:
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
-        bits: Uniform widths: lsq and lsq+ ``W4A4``, fat ``W8A8``.
+        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq and fat ``W8A8``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
             go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
@@ -109,6 +114,14 @@ class QuantizeOptions:
         all_layers: Treat the first and the last layer as the others; else they keep 8 bits.
         init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
+        ranges: Where activations are clipped after training. ``mse``: least squared error; ``percentile``:
+            99.99 % of the elements are inside; ``entropy``: least Kullback-Leibler divergence; ``minmax``:
+            nowhere.
+        rounding: ``adaround``: weights are rounded up or down for the least squared error of what each
+            layer gives; ``nearest``: each to its nearest code; ``auto``: ``adaround`` below 8 bits, where
+            rounding matters.
+        bias_correction: Whether biases take what rounding changes the mean of each channel by.
+        calibration_samples: Training samples, at most, that ranges and roundings are fitted to.
         lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
         granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights:
@@ -163,6 +176,7 @@ class QuantizeOptions:
     step_groups: int | None = None
     step_sensitivity: float | None = None
     step_mismatch: float | None = None
+    min_sqnr: float = 20.0
     prune: bool = False
     clip: str = "mse"
     activation_clip: str = "mse"
@@ -172,6 +186,10 @@ class QuantizeOptions:
     weight_grid: str = "full"
     all_layers: bool = False
     init: str = "lsq+"
+    ranges: str = "mse"
+    rounding: str = "auto"
+    bias_correction: bool = True
+    calibration_samples: int = 512
     lambda_: float = 0.15
     granularity: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     activation_granularity: str = "auto"
@@ -216,6 +234,17 @@ class QuantizeOptions:
             if not self._idle(name)
         }
 
+    @property
+    def start_widths(self) -> tuple[float, float]:
+        """Uniform widths that a run starts from, of weights and of activations."""
+        searched = self.method in START_BITS and self.start_bits is not None
+        text = self.start_bits if searched else self.bits
+        return parse_bits("W8A8" if text is None or text == MIXED else text)
+
+    @property
+    def _targets(self) -> bool:
+        return any(limit is not None for limit in (self.target_bits, self.target_size, self.target_bitops))
+
     def _default(self, name: str) -> Any:
         if name == "method":
             return method_of(None, plan=self.plan)
@@ -227,10 +256,10 @@ class QuantizeOptions:
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
+            "bits": MIXED if method == "ptq" and self._targets else BITS.get(method, "W8A8"),
             "epochs": None if learns_thresholds else epochs,
             "lr": LR_OF_THRESHOLDS if learns_thresholds else rates[self.optimizer],
-            "bits": BITS.get(method, "W4A4"),
-            "target_bits": TARGET_BITS if others == (None, None) else None,
+            "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)

@@ -22,7 +22,7 @@ from mpqtool.runtime.predict import predict
 from .channel_statistics import channel_maxima
 from .data import Split
 from .errors import ModelError
-from .finish import Finished, freeze, settled
+from .finished import Finished, freeze, settled
 from .job import Job
 from .methods.fat import Fat, FatSettings
 from .methods.impq import SAMPLES

@@ -46,7 +46,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, fat, got 'magic'"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, ptq, fat, got 'magic'"),
         ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
         ({"config": 4}, "config must be of type str, got 4"),
         ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),

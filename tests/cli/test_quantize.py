@@ -18,7 +18,7 @@ from mpqtool.cli import cli
 from mpqtool.cli.quantize import command
 from mpqtool.errors import VerificationError
 from mpqtool.method_options import METHODS_OF
-from mpqtool.options import CHOICES, METHODS, QuantizeOptions
+from mpqtool.options import CHOICES, QuantizeOptions
 from mpqtool.result import (
     Bits,
     DataInfo,
@@ -99,12 +99,14 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
         "Method",
         "Data",
         "Search (--method impq, adaqat)",
+        "Budgets (--method impq, ptq)",
         "IMPQ (--method impq)",
         "AdaQAT (--method adaqat)",
-        "First and last layer (--method lsq, lsq+, adaqat, fat)",
-        "Uniform widths (--method lsq, lsq+, fat)",
+        "First and last layer (--method lsq, lsq+, adaqat, ptq, fat)",
+        "Uniform widths (--method lsq, lsq+, ptq, fat)",
+        "Post-training quantization (--method ptq)",
         "LSQ and LSQ+ (--method lsq, lsq+)",
-        "Training (all methods)",
+        "Training (--method impq, lsq, lsq+, adaqat, fat)",
         "Training of weights (--method impq, lsq, lsq+, adaqat)",
         "Integer file",
         "Run",
@@ -116,8 +118,9 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
     ("title", "methods"),
     [
         ("Search", ("impq", "adaqat")), ("IMPQ", ("impq",)), ("AdaQAT", ("adaqat",)),
-        ("First", ("lsq", "lsq+", "adaqat", "fat")), ("Uniform", ("lsq", "lsq+", "fat")),
-        ("LSQ", ("lsq", "lsq+")), ("Training (", METHODS),
+        ("First", ("lsq", "lsq+", "adaqat", "ptq", "fat")), ("Uniform", ("lsq", "lsq+", "ptq", "fat")),
+        ("Budgets", ("impq", "ptq")), ("Post-training", ("ptq",)),
+        ("LSQ", ("lsq", "lsq+")), ("Training (", ("impq", "lsq", "lsq+", "adaqat", "fat")),
         ("Training of weights", ("impq", "lsq", "lsq+", "adaqat")),
     ],
 )  # fmt: skip
@@ -267,7 +270,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
         pytest.param(["m.onnx", "--std", "a,b"], "'a,b' is not a list of numbers", id="std"),
         pytest.param(["m.onnx", "--target-bits", "W9A6"], "weight bits must be 1 to 8, got 9", id="bits"),
         pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
-        pytest.param(["m.onnx", "--bits", "W2A2"], "with lsq and lsq+ and fat; choose", id="other-method"),
+        pytest.param(["m.onnx", "--bits", "W2A2"], "with lsq and lsq+ and ptq and fat", id="other-method"),
         pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
         pytest.param(["m.onnx", "--lambda", "0.1"], "lambda has no effect with method 'impq'", id="lambda"),
         pytest.param(["m.onnx", "--method", "adaqat", "--lambda", "0"], "lambda must be positive", id="zero"),
