@@ -30,6 +30,7 @@ from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
+from .method_options import UNLABELED, epochs_for
 from .metrics import Metric, metric_name, score
 from .options import QuantizeOptions
 from .processes import is_main
@@ -90,7 +91,8 @@ class Job:
     @property
     def mode(self) -> Literal["labels", "distill"]:
         """What is learned from."""
-        return "distill" if self.options.distill or self.data.train.labels is None else "labels"
+        taught = self.options.distill or self.options.method in UNLABELED
+        return "distill" if taught or self.data.train.labels is None else "labels"
 
     def test_score(self, outputs: list[NDArray[Any]]) -> float:
         """The metric of some outputs on the test split."""
@@ -180,6 +182,9 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
+    if options.epochs is None:
+        samples = min(options.epoch_samples or len(tuning), len(tuning))
+        options = dataclasses.replace(options, epochs=epochs_for(samples, options.batch_size))
     if options.method == "adaqat":
         model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)

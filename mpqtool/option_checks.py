@@ -110,7 +110,7 @@ def check_widths(options: QuantizeOptions) -> None:
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
         raise OptionError(f"bits {options.bits!r}: activation bits must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":
-        odd = "" if options.method == "ptq" else "; weight_grid 'odd' takes 1"
+        odd = "; weight_grid 'odd' takes 1" if "weight_grid" in options.settings else ""
         raise OptionError(f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8{odd}")
 
 
@@ -132,12 +132,13 @@ def check_numbers(options: QuantizeOptions) -> None:
         "calibration_samples",
     ):
         _at_least(options, name, 1)
-    begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers, to the end
-    if options.patience is not None and options.patience >= begun:
-        raise OptionError(
-            f"patience must be less than the {begun} epochs that can end early of epochs {options.epochs}, "
-            f"got {options.patience}; give more epochs, or leave patience out"
-        )
+    if options.patience is not None:
+        begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers
+        if options.patience >= begun:
+            raise OptionError(
+                f"patience must be less than the {begun} epochs that can end early of epochs "
+                f"{options.epochs}, got {options.patience}; give more epochs, or leave patience out"
+            )
     if options.from_scratch and not options.epochs:
         raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
     if options.seed > _LARGEST_SEED:

@@ -18,6 +18,7 @@ from .method_options import (
     HARDWARE,
     LR,
     LR_FROM_SCRATCH,
+    LR_OF_THRESHOLDS,
     METHODS,
     MIXED,
     RANGES,
@@ -59,8 +60,9 @@ CHOICES = {
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be
-    None: once this is built, they are what fits the plan, the method, the optimizer and the other targets.
+    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None:
+    once this is built, they are what fits the plan, the method, the optimizer and the other targets; but for
+    the epochs of fat, which the number of samples decides.
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
@@ -101,7 +103,7 @@ class QuantizeOptions:
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
-        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq ``W8A8``.
+        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq and fat ``W8A8``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
             go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
@@ -131,12 +133,12 @@ class QuantizeOptions:
             at 8 bits and taken to be in proportion below.
         from_scratch: Draw the weights anew (Kaiming initialization), instead of fine-tuning the file's.
         epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5; adaqat in
-            all, 10, from scratch 30. 0: no training at all.
+            all, 10, from scratch 30; fat as many as come next to 800 batches. 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per batch.
         accumulate: Batches whose mean gradient makes one step.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
-        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw.
+        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw, and of fat.
         weight_decay: Weight decay of kernels, matrices and clips of PACT; nothing else has any.
         mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
             (float32), ``bf16`` or ``fp16``.
@@ -193,7 +195,7 @@ class QuantizeOptions:
     activation_granularity: str = "auto"
     hardware: str = "bitops"
     from_scratch: bool = False
-    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here
+    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here, or fat when it has data
     epoch_samples: int | None = None
     batch_size: int = 64
     accumulate: int = 1
@@ -250,11 +252,13 @@ class QuantizeOptions:
         rates, epochs = (
             (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS.get(method, 0))
         )
+        learns_thresholds = method == "fat"
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
             "bits": MIXED if method == "ptq" and self._targets else BITS.get(method, "W8A8"),
-            "epochs": epochs, "lr": rates[self.optimizer],
+            "epochs": None if learns_thresholds else epochs,
+            "lr": LR_OF_THRESHOLDS if learns_thresholds else rates[self.optimizer],
             "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any
 
 from mpqtool.result import ResultFile
 
-METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT"}
+METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT", "fat": "FAT"}
 METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
 NOT_MEASURED = "not measured"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
