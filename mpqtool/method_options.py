@@ -47,7 +47,9 @@ METHODS_OF = {
     **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
     "bits": (*_LEARNED_SCALES, "ptq", "fat"),
     "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq", "fat"),
-    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples", "min_sqnr"), ("ptq",)),
+    **dict.fromkeys(
+        ("ranges", "rounding", "bias_correction", "calibration_samples", "equalize", "min_sqnr"), ("ptq",)
+    ),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),

@@ -122,6 +122,10 @@ class QuantizeOptions:
             rounding matters.
         bias_correction: Whether biases take what rounding changes the mean of each channel by.
         calibration_samples: Training samples, at most, that ranges and roundings are fitted to.
+        equalize: Whether channels are brought to weights of like size in layers that follow each other, and
+            biases are absorbed, before anything is quantized: for activations that few channels reach far in.
+        min_sqnr: What ``max_drop`` is where there are no classes: dB of signal to noise of the outputs that
+            must be left.
         lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
         granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights:
@@ -190,6 +194,7 @@ class QuantizeOptions:
     rounding: str = "auto"
     bias_correction: bool = True
     calibration_samples: int = 512
+    equalize: bool = False
     lambda_: float = 0.15
     granularity: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     activation_granularity: str = "auto"

@@ -6,22 +6,18 @@ __all__ = ["fat"]
 
 import dataclasses
 import math
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from torch import fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes import pipelines
 from mpqtool.passes.equalize import clipped_values, depthwise_rescaling
 from mpqtool.passes.plan import Plan
-from mpqtool.runtime.predict import predict
 
 from .channel_statistics import channel_maxima
 from .data import Split
-from .errors import ModelError
+from .equalizing import check_same
 from .finished import Finished, freeze, settled
 from .job import Job
 from .methods.fat import Fat, FatSettings
@@ -32,9 +28,6 @@ from .quantizers.threshold import attach_thresholds
 from .run_trainer import held_out_metric, make_trainer, tuning_batches
 from .simulate import IntegerSimulation
 from .training import Trainer
-
-_ROUNDING = 1e-4
-"""How far outputs may move when weights are rounded to float32 at another size, in units of the largest."""
 
 
 def fat(job: Job) -> Finished:
@@ -95,23 +88,10 @@ def _rescaled(job: Job) -> ir.Model:
     if not found.layers:
         return model
     rescaled = pipelines.rescale_depthwise(model, maxima)
-    moved = max(map(_moved, predict(model, samples), predict(rescaled, samples)))
-    if not moved <= _ROUNDING:
-        raise ModelError(
-            f"Rescaling depthwise layers moved a float output by {moved:.2g} of its largest number, allowed "
-            f"is {_ROUNDING:g}. Please report the file; it was not changed."
-        )
+    moved = check_same(model, rescaled, samples, "Rescaling depthwise layers")
     job.reporter.say(
         f"depthwise layers: {found.layers} rescaled, {found.rescaled} of {found.channels} channels; "
         f"{found.locked} locked, as a Clip cuts them, or would; float outputs moved by {moved:.1g} of the "
         "largest number at most"
     )
     return rescaled
-
-
-def _moved(before: NDArray[Any], after: NDArray[Any]) -> float:
-    """The largest difference, in units of the largest finite number; 0 for what is no float."""
-    if before.dtype.kind != "f":
-        return 0.0
-    largest = float(np.abs(before).max(initial=1e-6, where=np.isfinite(before)))
-    return float(np.abs(after - before).max(initial=0, where=before != after)) / largest

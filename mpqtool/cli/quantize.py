@@ -48,7 +48,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
-@_panel("Budgets (--method impq, ptq)", "max_drop", "target_bits", "target_size", "target_bitops")
+@_panel("Budgets (--method impq, ptq)", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
     "first", "sensitivity", "rank",
@@ -62,7 +62,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel("Uniform widths (--method lsq, lsq+, ptq, fat)", "bits")
 @_panel(
     "Post-training quantization (--method ptq)",
-    "rounding", "bias_correction", "ranges", "calibration_samples", "min_sqnr",
+    "rounding", "bias_correction", "equalize", "ranges", "calibration_samples",
 )  # fmt: skip
 @_panel(
     "LSQ and LSQ+ (--method lsq, lsq+)", "config", "weight_scales", "weight_grid", "init", "patience",
@@ -179,6 +179,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     show_default=True,
     help="Biases take what rounding changes the mean of each channel by.",
 )
+@_option(
+    "equalize", is_flag=True,
+    help="Bring channels to weights of like size in layers that follow each other first, and absorb biases.",
+)  # fmt: skip
 @_option("calibration_samples", type=int, help="Training samples that ranges and roundings are fitted to.")
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
