@@ -60,8 +60,8 @@ def quantize(
 
     Args:
         model: The float ONNX file.
-        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"`` or ``"adaqat"``. None:
-            ``"impq"``; with a plan, which is applied as it is then, none.
+        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"``, ``"adaqat"``,
+            ``"ptq"`` or ``"fat"``. None: ``"impq"``; with a plan, which is applied as it is then, none.
         data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx`` if it is
             there; else, and with ``"none"``, they are made from the model, and no accuracy is measured.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.

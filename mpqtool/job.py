@@ -32,8 +32,9 @@ from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
 from .goal import make_goal, own_functions
+from .method_options import UNLABELED, epochs_for
 from .metrics import Measure
-from .options import QuantizeOptions, parse_bits
+from .options import QuantizeOptions
 from .processes import is_main
 from .reporter import Reporter
 from .resumption import TAKEN, find_checkpoint
@@ -98,7 +99,8 @@ class Job:
         """What is learned from."""
         if self.data.synthetic:
             return "data-free"
-        return "labels" if self.has_lesson and not self.options.distill else "distill"
+        taught = self.options.distill or self.options.method in UNLABELED
+        return "labels" if self.has_lesson and not taught else "distill"
 
     @property
     def has_lesson(self) -> bool:
@@ -199,6 +201,9 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     check_import(network, data.test, float_outputs)
     goal = make_goal(options, own, data, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
+    if options.epochs is None:
+        samples = min(options.epoch_samples or len(tuning), len(tuning))
+        options = dataclasses.replace(options, epochs=epochs_for(samples, options.batch_size))
     if options.method == "adaqat":
         model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)
@@ -217,7 +222,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     """Which tensors get a quantizer, at the widths that the method starts from."""
     searched = options.method in ("impq", "adaqat")
-    widths = parse_bits(options.bits if not searched or options.start_bits is None else options.start_bits)
+    widths = options.start_widths
     return place(
         folded,
         weight_bits=int(widths[0]),

@@ -171,7 +171,7 @@ class Trainer:
         """Make one step at each of these learning rates, and give the mean loss of their batches."""
         losses, accumulate = [], self.recipe.accumulate
         batches = min(len(rates) * accumulate, self.batches_per_epoch)
-        for index, batch in enumerate(self._batches(batches)):
+        for index, batch in enumerate(self.batches(batches)):
             step, place = divmod(index, accumulate)
             size = min(accumulate, batches - step * accumulate)
             if place == 0:
@@ -201,7 +201,7 @@ class Trainer:
         widened: Sequence[Tensor] = convert_to_fp32(outputs)
         return widened
 
-    def _batches(self, count: int) -> Iterator[Batch]:
+    def batches(self, count: int) -> Iterator[Batch]:
         """The first ``count`` batches of an epoch: each process its share of every batch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epochs_begun)
         self.epochs_begun += 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpqtool.errors import OptionError
-from mpqtool.method_options import EPOCHS, GRANULARITY, METHODS_OF, START_BITS
+from mpqtool.method_options import BITS, EPOCHS, GRANULARITY, METHODS_OF, START_BITS
 from mpqtool.methods.budgets import PHASES
 from mpqtool.methods.sensitivity import RANKS, SENSITIVITIES
 from mpqtool.option_checks import STEPS
@@ -46,7 +46,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, got 'magic'"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, ptq, fat, got 'magic'"),
         ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
         ({"config": 4}, "config must be of type str, got 4"),
         ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),
@@ -99,6 +99,9 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
             {"method": "impq", "plan": "p.json", "start_bits": "W4A8"},
             "a plan has the widths to start from, as start_bits has; leave one out",
         ),
+        ({"method": "fat", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8"),
+        ({"method": "fat", "bits": "W8A1"}, "'W8A1': activation bits must be 2 to 8"),
+        ({"method": "fat", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "lsq", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "adaqat", "plan": "p.json"}, "or for 'impq', which goes on from it; got 'adaqat'"),
         ({"target_size": 0}, "target_size must be at least 1, got 0"),
@@ -169,6 +172,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values())}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
+    words |= {"bits": "; ".join(dict.fromkeys(BITS.values()))}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
 
 
@@ -217,6 +221,19 @@ def test_a_plan_without_a_method_takes_no_option_of_one(name: str) -> None:
     said = name.rstrip("_")
     with pytest.raises(OptionError, match=f"^{said} has no effect with a plan and no method: .* 'impq', "):
         QuantizeOptions(plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
+
+
+@pytest.mark.parametrize(("method", "bits"), BITS.items())
+def test_bits_are_those_of_the_method(method: str, bits: str) -> None:
+    made = QuantizeOptions(method=method)
+    assert made.bits == made.settings["bits"] == bits
+    assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+def test_epochs_of_fat_wait_for_the_data() -> None:
+    made = QuantizeOptions(method="fat")
+    assert (made.epochs, made.lr) == (None, 0.001)
+    assert dataclasses.replace(made, epochs=7).epochs == 7
 
 
 def test_kernels_that_may_be_pruned_may_have_less_than_one_bit() -> None:

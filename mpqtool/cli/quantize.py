@@ -42,29 +42,38 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
-    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30",
+    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method fat --bits W6A6",
 )
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std", "metric")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
+@_panel("Budgets (--method impq, ptq)", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
-    "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+    "first", "sensitivity", "rank",
     "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
     "take",
 )  # fmt: skip
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
-@_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
+@_panel("First and last layer (--method lsq, lsq+, adaqat, ptq, fat)", "all_layers")
+@_panel("Uniform widths (--method lsq, lsq+, ptq, fat)", "bits")
 @_panel(
-    "LSQ and LSQ+ (--method lsq, lsq+)",
-    "bits", "config", "weight_scales", "weight_grid", "init", "patience",
+    "Post-training quantization (--method ptq)",
+    "rounding", "bias_correction", "equalize", "ranges", "calibration_samples",
 )  # fmt: skip
 @_panel(
-    "Training (all methods)",
-    "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-    "mixed_precision", "loss", "distill", "tensorboard",
+    "LSQ and LSQ+ (--method lsq, lsq+)", "config", "weight_scales", "weight_grid", "init", "patience",
+)  # fmt: skip
+@_panel(
+    "Training (--method impq, lsq, lsq+, adaqat, fat)",
+    "epochs", "epoch_samples", "batch_size", "lr", "tensorboard",
+)  # fmt: skip
+@_panel(
+    "Training of weights (--method impq, lsq, lsq+, adaqat)",
+    "accumulate", "optimizer", "weight_decay", "mixed_precision", "loss", "distill",
 )  # fmt: skip
 @_panel("Integer file", "target", "lower", "vnni")
 @_panel("Run", "out", "resume", "seed", "as_json", "help")
@@ -72,7 +81,9 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.  [default: "
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains. ptq: nothing "
+    "trained, the same bits everywhere, weights rounded for the outputs of each layer. fat: the same bits "
+    "everywhere, thresholds alone learned, without labels.  [default: "
     "impq; none with --plan]",
 )
 @_option(
@@ -121,7 +132,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
     "first goes half of the way, as factors go.",
 )  # fmt: skip
-@_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option(
+    "max_drop", type=float,
+    help="Points of the metric that may be lost on held-out data, one sample at least.",
+)  # fmt: skip
+@_option(
+    "min_sqnr", type=float, metavar="DB",
+    help="The same where there are no classes: signal to noise of the outputs, of the worst one, on "
+    "held-out data.",
+)  # fmt: skip
 @_option("first", help="What bits are taken from first.")
 @_option(
     "sensitivity",
@@ -146,8 +165,32 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Instead: as many as add no more than this to the bound on the mismatch probability.",
 )  # fmt: skip
 @_option(
-    "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+    "bits", metavar="WnAn",
+    help="Widths of weights and activations; the first and the last layer have 8. ptq: or mixed, as few "
+    "in each layer as the budgets allow.  [default: lsq, lsq+ W4A4; ptq, fat W8A8; ptq mixed with a target]",
+)  # fmt: skip
+@_option(
+    "rounding",
+    help="adaround: weights are rounded up or down for the least error of what each layer gives. nearest: "
+    "each to its nearest code. auto: adaround below 8 bits.",
 )
+@_option(
+    "ranges",
+    help="Where activations are clipped. mse: least squared error. percentile: 99.99 % inside. entropy: "
+    "least Kullback-Leibler divergence. minmax: nowhere.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    "bias_correction",
+    default=True,
+    show_default=True,
+    help="Biases take what rounding changes the mean of each channel by.",
+)
+@_option(
+    "equalize", is_flag=True,
+    help="Bring channels to weights of like size in layers that follow each other first, and absorb biases.",
+)  # fmt: skip
+@_option("calibration_samples", type=int, help="Training samples that ranges and roundings are fitted to.")
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",
@@ -208,14 +251,17 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "epochs", type=int,
-    help="Epochs of training: impq after every change of widths; lsq, lsq+, adaqat in all. 0: no training.  "
-    "[default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30]",
+    help="Epochs of training: impq after every change of widths; the others in all. 0: no training; fat: the "
+    "smallest thresholds that clip nothing.  [default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30; fat "
+    "as many as come next to 800 batches]",
 )  # fmt: skip
 @_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
 @_option("batch_size", type=int, help="Samples per batch.")
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
-@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
+@_option(
+    "lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw, fat 0.001]"
+)
 @_option(
     "weight_decay", type=float, help="Of kernels, matrices, clips; scales, offsets and biases have none."
 )

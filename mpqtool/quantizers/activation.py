@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ActivationQuantizer", "FakeQuantize"]
+__all__ = ["ActivationQuantizer", "FakeQuantize", "on_three"]
 
 from typing import Any, Literal
 
@@ -83,13 +83,7 @@ class ActivationQuantizer(nn.Module):
     def scale(self) -> Tensor:
         """Real units per code, ``()``."""
         scale: Tensor = self.learned_scale
-        if not self.before_hard_swish:
-            return scale
-        # Where real 3 is a whole number of codes, HardSwish is a product of codes: a third of the time.
-        three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
-        reach = round_ste(three / scale)
-        fits = (reach >= _LEAST_REACH) & (reach <= self.zero_point.clamp(min=HARD_SWISH_REACH))
-        return torch.where(fits, three / reach.clamp(min=1), scale)
+        return on_three(scale, self.zero_point) if self.before_hard_swish else scale
 
     @property
     def high(self) -> int:
@@ -146,6 +140,21 @@ class ActivationQuantizer(nn.Module):
             offset=float(self.offset),
             padding=self.padding,
         )
+
+
+def on_three(scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The scale next to this one of which real 3 is a whole number of codes; or this one, where none is near.
+
+    HardSwish is a product of codes then, in a third of the time (``passes.functions.hard_swish_reach``).
+
+    Args:
+        scale: ``()``; the gradient passes.
+        zero_point: ``()``.
+    """
+    three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
+    reach = round_ste(three / scale)
+    fits = (reach >= _LEAST_REACH) & (reach <= zero_point.clamp(min=HARD_SWISH_REACH))
+    return torch.where(fits, three / reach.clamp(min=1), scale)
 
 
 class FakeQuantize(torch.autograd.Function):

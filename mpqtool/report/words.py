@@ -24,7 +24,7 @@ from typing import Any
 
 from mpqtool.result import ResultFile
 
-METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT"}
+METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT", "fat": "FAT"}
 METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
 UNITS = {"top1": " %", "agreement": " %", "sqnr_db": " dB"}
 NOT_MEASURED = "not measured"
