@@ -181,4 +181,6 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         ),
         nodes=Nodes(**facts["nodes"]),
         history=finished.history,
+        points=finished.points,
+        budgets=finished.budgets,
     )  # fmt: skip

@@ -31,6 +31,8 @@ class Finished:
         model: The folded normal graph with the trained weights, each exactly ``scale * code``.
         plan: Every width, scale and zero point.
         history: One row per iteration of the method.
+        points: One row per plan that was tried: what it costs, and its metric on held-out data.
+        budgets: What was asked for, what is used, and what binds; empty where nothing was.
     """
 
     network: fx.GraphModule
@@ -38,6 +40,8 @@ class Finished:
     model: ir.Model
     plan: Plan
     history: list[dict[str, Any]]
+    points: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    budgets: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def freeze(

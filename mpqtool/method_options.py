@@ -13,6 +13,7 @@ __all__ = [
     "LR_FROM_SCRATCH",
     "METHODS",
     "METHODS_OF",
+    "MIXED",
     "RANGES",
     "ROUNDINGS",
     "SEARCH_SHARE",
@@ -29,7 +30,10 @@ _TRAINED = ("impq", *_LEARNED_SCALES, "adaqat")
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
-        ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+        ("target_bits", "target_size", "target_bitops", "max_drop"), ("impq", "ptq")
+    ),
+    **dict.fromkeys(
+        ("first", "sensitivity", "rank",
          "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "take"),
         ("impq",)
     ),
@@ -37,7 +41,7 @@ METHODS_OF = {
     **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
     "bits": (*_LEARNED_SCALES, "ptq"),
     "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq"),
-    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples"), ("ptq",)),
+    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples", "min_sqnr"), ("ptq",)),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
@@ -56,6 +60,9 @@ RANGES = ("mse", "percentile", "entropy", "minmax")
 
 ROUNDINGS = ("auto", "adaround", "nearest")
 """How weights become codes after training."""
+
+MIXED = "mixed"
+"""In place of uniform widths: each layer its own, as few as the floor and the limits allow."""
 
 BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8"}
 """Uniform widths."""

@@ -19,6 +19,7 @@ from .method_options import (
     LR,
     LR_FROM_SCRATCH,
     METHODS,
+    MIXED,
     RANGES,
     ROUNDINGS,
     START_BITS,
@@ -173,6 +174,7 @@ class QuantizeOptions:
     step_groups: int | None = None
     step_sensitivity: float | None = None
     step_mismatch: float | None = None
+    min_sqnr: float = 20.0
     prune: bool = False
     clip: str = "mse"
     activation_clip: str = "mse"
@@ -230,6 +232,17 @@ class QuantizeOptions:
             if not self._idle(name)
         }
 
+    @property
+    def start_widths(self) -> tuple[float, float]:
+        """Uniform widths that a run starts from, of weights and of activations."""
+        searched = self.method in START_BITS and self.start_bits is not None
+        text = self.start_bits if searched else self.bits
+        return parse_bits("W8A8" if text is None or text == MIXED else text)
+
+    @property
+    def _targets(self) -> bool:
+        return any(limit is not None for limit in (self.target_bits, self.target_size, self.target_bitops))
+
     def _default(self, name: str) -> Any:
         if name == "method":
             return method_of(None, plan=self.plan)
@@ -240,8 +253,9 @@ class QuantizeOptions:
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
-            "bits": BITS.get(method, "W8A8"), "epochs": epochs, "lr": rates[self.optimizer],
-            "target_bits": TARGET_BITS if others == (None, None) else None,
+            "bits": MIXED if method == "ptq" and self._targets else BITS.get(method, "W8A8"),
+            "epochs": epochs, "lr": rates[self.optimizer],
+            "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)

@@ -20,42 +20,67 @@ from mpqtool.passes.values import gathered_names
 
 from .finished import Finished, freeze, parameter_arrays, short
 from .job import Job
+from .method_options import MIXED
 from .methods.ptq import reconstruct, samples_that_fit
 from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
-from .quantizers.calibrate import calibrate
+from .quantizers.calibrate import observe, set_ranges
+from .quantizers.ranges import OF_HISTOGRAM, Ranges
+from .run_mixed import descend, repair
 from .simulate import IntegerSimulation
+from .trials import Trials
 
 _BATCH = 32
 """Samples that operators take at once."""
 
 
 def post_training(job: Job) -> Finished:
-    """Fit ranges, then round weights and correct biases layer by layer."""
+    """Fit ranges, then round weights and correct biases layer by layer; at other widths, if asked or needed.
+
+    Raises:
+        ModelError: No plan holds the floor under the accuracy.
+        OptionError: BitOPs are limited, and those of a layer are not known.
+    """
     chunks = _chunks(job, job.options.calibration_samples)
-    plan = fitted_plan(job, job.folded, job.plan, chunks)
-    return rounded(job, job.folded, plan, chunks)
+    trials = Trials(job, lambda plan: _rounded(job, _fitted(job, plan, chunks), chunks))
+    found = trials(job.plan)
+    if job.options.bits == MIXED and trials.holds(found):
+        found = descend(trials, found, chunks)
+    if not trials.holds(found) and not trials.limits:
+        found = repair(trials, found, chunks)
+    return trials.told(found)
 
 
-def fitted_plan(job: Job, model: ir.Model, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Plan:
+def _fitted(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Plan:
     """The plan with the scale of every weight and activation, as the files can hold them.
 
-    Scales of weights are those of the least squared error; activations follow ``--ranges``.
+    Scales of weights are those of the least squared error; activations follow ``--ranges``. Values
+    that become infinite on the data are left in float.
     """
-    network = attach(import_graph(model), plan)
+    network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())
     for weight in plain_weights(network):
         weight.fit(parameters[weight.name])
     values = plain_activations(network)
+    ranges: Ranges = job.options.ranges  # type: ignore[assignment]  # options check it
     with job.reporter.progress(sum(len(chunk[0]) for chunk in chunks), "calibrating") as progress:
-        calibrate(network, chunks, values, ranges=job.options.ranges, on_samples=progress.advance)  # type: ignore[arg-type]  # options check it
+        seen = observe(
+            network, chunks, values, histogram=ranges in OF_HISTOGRAM, refuse_infinite=False,
+            on_samples=progress.advance,
+        )  # fmt: skip
+    infinite = {
+        name: "it becomes infinite or NaN" for name, observer in seen.items() if not observer.is_finite
+    }
+    if infinite:
+        return _fitted(job, plan.without(infinite), chunks)
+    set_ranges(seen, values, ranges)
     plan = read_plan(network)
     activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
-    return with_exact_sums(model, plan.replaced(activations=activations))
+    return with_exact_sums(job.folded, plan.replaced(activations=activations))
 
 
-def rounded(job: Job, model: ir.Model, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished:
+def _rounded(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished:
     """The network of a complete plan: its weights as codes, its biases made to fit."""
-    options = job.options
+    options, model = job.options, job.folded
     network = attach(import_graph(model), plan)
     if options.rounding != "nearest" or options.bias_correction:
         fitting = _that_fit(network, chunks)

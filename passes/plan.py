@@ -149,7 +149,7 @@ class Plan(_Frozen):
     schema_version: Annotated[int, pydantic.Field(ge=1, le=1)] = 1
     weights: tuple[WeightQuant, ...]
     activations: tuple[ActivationQuant, ...]
-    left_float: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    left_float: dict[str, str] = {}  # pydantic copies it
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Plan:
@@ -158,7 +158,8 @@ class Plan(_Frozen):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"listed twice: {', '.join(twice)}")
-        both = sorted(self.left_float.keys() & {entry.name for entry in (*self.weights, *self.activations)})
+        quantized = {weight.name for weight in self.weights} | {value.name for value in self.activations}
+        both = sorted(self.left_float.keys() & quantized)
         if both:
             raise ValueError(f"quantized, and in left_float too: {', '.join(both)}")
         return self

@@ -47,9 +47,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
+@_panel("Budgets (--method impq, ptq)", "max_drop", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
-    "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+    "first", "sensitivity", "rank",
     "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
     "take",
 )  # fmt: skip
@@ -62,7 +63,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_panel(
     "Post-training quantization (--method ptq)",
-    "rounding", "bias_correction", "ranges", "calibration_samples",
+    "rounding", "bias_correction", "ranges", "calibration_samples", "min_sqnr",
 )  # fmt: skip
 @_panel(
     "LSQ and LSQ+ (--method lsq, lsq+)",
@@ -122,7 +123,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
     "first goes half of the way, as factors go.",
 )  # fmt: skip
-@_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option(
+    "max_drop", type=float,
+    help="Points of the metric that may be lost on held-out data, one sample at least.",
+)  # fmt: skip
+@_option(
+    "min_sqnr", type=float, metavar="DB",
+    help="The same where there are no classes: signal to noise of the outputs, of the worst one, on "
+    "held-out data.",
+)  # fmt: skip
 @_option("first", help="What bits are taken from first.")
 @_option(
     "sensitivity",
@@ -148,8 +157,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "bits", metavar="WnAn",
-    help="Widths of weights and activations; the first and the last layer have 8.  [default: lsq, lsq+ W4A4; "
-    "ptq W8A8]",
+    help="Widths of weights and activations; the first and the last layer have 8. ptq: or mixed, as few "
+    "in each layer as the budgets allow.  [default: lsq, lsq+ W4A4; ptq W8A8, mixed with a target]",
 )  # fmt: skip
 @_option(
     "rounding",

@@ -95,7 +95,7 @@ class WeightUse:
             ),
         )
         if at is not None:
-            view = view[..., *torch.unravel_index(at, out)]
+            view = view[(..., *torch.unravel_index(at, tuple(out)))]  # type: ignore[index]  # torch gives tensors
         return view.reshape(len(x), self.groups, -1, math.prod(out) if at is None else len(at))
 
 
