@@ -190,6 +190,16 @@ def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
     )  # fmt: skip
 
 
+def test_options_of_ptq_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "ptq", "--bits", "W4A8", "--ranges", "entropy", "--rounding", "adaround"]
+    arguments += ["--no-bias-correction", "--calibration-samples", "99", "--all-layers"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="ptq", bits="W4A8", ranges="entropy", rounding="adaround", bias_correction=False,
+        calibration_samples=99, all_layers=True,
+    )  # fmt: skip
+
+
 def test_options_of_adaqat_reach_the_pipeline(pipeline: _Pipeline) -> None:
     arguments = ["--method", "adaqat", "--lambda", "0.3", "--granularity", "kernel", "--hardware", "latency"]
     arguments += ["--activation-granularity", "network", "--from-scratch", "--start-bits", "W6A8"]
@@ -280,6 +290,14 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
             ["m.onnx", "--bits", "W4A4"],
             "bits has no effect with method 'impq', only with lsq and lsq",
             id="default-value-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--no-bias-correction"],
+            "bias_correction has no effect with method 'impq', only with ptq",
+            id="switch-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--method", "ptq", "--epochs", "1"], "with method 'ptq', only", id="untrained"
         ),
         pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
     ],
