@@ -54,7 +54,7 @@ METHODS_OF = {
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
-        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "distill"), _TRAINED
+        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "loss", "distill"), _TRAINED
     ),
     **dict.fromkeys(
         ("epochs", "epoch_samples", "batch_size", "lr", "resume", "tensorboard"), (*_TRAINED, "fat")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["STEPS", "check_choices", "check_numbers", "check_together", "check_widths"]
+__all__ = ["METRICS", "STEPS", "check_choices", "check_numbers", "check_together", "check_widths"]
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import OptionError
+from .locate import is_object_spec
 from .method_options import INTEGER_SHARE, MIXED
 from .option_values import parse_bits
 
 if TYPE_CHECKING:
     from .options import QuantizeOptions
 
+METRICS = ("top1", "agreement", "sqnr_db")
+"""Metrics that need no function."""
 STEPS = ("step_groups", "step_sensitivity", "step_mismatch")
 """Rules for how far an iteration of IMPQ goes; one of them at most."""
 _LARGEST_SEED = 2**32 - 1  # numpy takes no more
@@ -29,6 +32,11 @@ def check_choices(options: QuantizeOptions, choices: Mapping[str, Sequence[str]]
     for name, allowed in choices.items():
         if getattr(options, name) not in (None, *allowed):
             raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}")
+    for name, words in (("metric", METRICS), ("loss", ())):
+        value = getattr(options, name)
+        if value is not None and value not in words and not is_object_spec(value):
+            allowed = ", ".join([*words, "package.module:callable or path/to/file.py:callable"])
+            raise OptionError(f"{name} must be {allowed}, got {value!r}")
     if options.lower == "fastest" and options.target != "cpu":
         raise OptionError(
             f"lower='fastest' measures files for target 'cpu', got {options.target!r}; leave one out"

@@ -66,10 +66,14 @@ class QuantizeOptions:
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
-        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``.
+        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx`` if it is there; ``none``: they
+            are made from the model alone, and no accuracy is measured.
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.
+        metric: What decides and is reported: ``top1``, ``agreement``, ``sqnr_db``, or a function of the
+            outputs, the float model's outputs and the labels, as ``package.module:callable`` or
+            ``FILE.py:callable``. None: what fits the model and the data.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         plan: Plan file. Without a method it is applied as it is, without training; with ``impq`` the search
             starts from its widths and scales, in place of uniform ``start_bits``. The model may be the QDQ
@@ -148,6 +152,9 @@ class QuantizeOptions:
             (float32), ``bf16`` or ``fp16``.
         patience: Epochs without a better metric on held-out data after which training goes on to the last
             ones, in integers; None: never. Less than the epochs before those.
+        loss: What training makes smaller, a function of the outputs, the teacher's outputs and the labels, as
+            ``package.module:callable`` or ``FILE.py:callable``. None: cross entropy, or the distance to the
+            float model.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
         tensorboard: Write TensorBoard files, into ``tensorboard`` in the run directory.
@@ -165,6 +172,7 @@ class QuantizeOptions:
     resize: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    metric: str | None = None
     out: str | None = None
     plan: str | None = None
     take: int | None = None
@@ -209,6 +217,7 @@ class QuantizeOptions:
     weight_decay: float = 5e-4
     mixed_precision: str = "no"
     patience: int | None = None
+    loss: str | None = None
     distill: bool = False
     resume: bool = False
     tensorboard: bool = False

@@ -182,7 +182,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     assert said.keys() == METHODS_OF.keys()
     words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
-    words |= dict.fromkeys(("target_size", "target_bitops", "take", *STEPS), "none")
+    words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
     words |= {"bias_correction": "on"}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
@@ -206,8 +206,9 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma", "take": 3, "prune": True,
+    "activation_clip": "6sigma", "take": 3, "prune": True, "loss": "package.module:loss",
     "ranges": "entropy", "rounding": "nearest", "bias_correction": False, "calibration_samples": 99,
+    "equalize": True, "min_sqnr": 12.0,
 }  # fmt: skip
 
 
@@ -265,8 +266,8 @@ def test_a_plan_is_gone_on_from_with_impq() -> None:
 def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
     options = QuantizeOptions(plan="plan.json", resize=(8, 8), target="cuda", seed=3)
     assert options.settings == {
-        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
-        "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
+        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "metric": None,
+        "out": None, "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
     }  # fmt: skip
 
 

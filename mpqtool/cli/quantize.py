@@ -46,7 +46,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "Example: mpqtool quantize examples/digits.onnx --method fat --bits W6A6",
 )
 @_panel("Method", "method", "plan")
-@_panel("Data", "data", "resize", "mean", "std")
+@_panel("Data", "data", "resize", "mean", "std", "metric")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
 @_panel("Budgets (--method impq, ptq)", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
 @_panel(
@@ -73,7 +73,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_panel(
     "Training of weights (--method impq, lsq, lsq+, adaqat)",
-    "accumulate", "optimizer", "weight_decay", "mixed_precision", "distill",
+    "accumulate", "optimizer", "weight_decay", "mixed_precision", "loss", "distill",
 )  # fmt: skip
 @_panel("Integer file", "target", "lower", "vnni")
 @_panel("Run", "out", "resume", "seed", "as_json", "help")
@@ -98,8 +98,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "data", metavar="SPEC",
-    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
-    "[default: MODEL.npz beside MODEL.onnx]",
+    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable. none: made "
+    "from the model alone, without a measured accuracy.  [default: MODEL.npz beside MODEL.onnx, else none]",
 )  # fmt: skip
 @_option("resize", type=size, metavar="HxW", help="Height and width for the pictures of an image folder.")
 @_option(
@@ -107,6 +107,13 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_option(
     "std", type=numbers, metavar="N,N,N", help="Divide pixels by this after that, per channel or for all."
+)
+@_option(
+    "metric",
+    metavar="NAME",
+    help="What decides and is reported; higher is better. top1: answers that are the label; agreement: that "
+    "are the float model's; sqnr_db: signal to quantization noise; or a function of outputs, float outputs "
+    "and labels: package.module:callable, FILE.py:callable.  [default: what fits the model and the data]",
 )
 @_option(
     "start_bits", metavar="WnAn",
@@ -262,6 +269,11 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "mixed_precision",
     help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",
 )
+@_option(
+    "loss", metavar="FUNCTION",
+    help="What training makes smaller, instead of cross entropy or the distance to the float model: a "
+    "function of outputs, the teacher's outputs and labels: package.module:callable, FILE.py:callable.",
+)  # fmt: skip
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
 @_option("tensorboard", is_flag=True, help="Write TensorBoard files as well.")
 @_option("target", help="What it is to run on; see `mpqtool lower --help`.")
