@@ -64,24 +64,24 @@ def channel_statistics(
         found = _Moments(rows.shape[1], mean, squares, rows.min(axis=1))
         seen[name] = seen[name].merged(found) if name in seen else found
     return {
-        name: ChannelStatistics(s.mean, np.sqrt(s.squares / s.count), s.minimum) for name, s in seen.items()
+        name: ChannelStatistics(s.mean, np.sqrt(s.squares / s.numbers), s.minimum) for name, s in seen.items()
     }
 
 
 class _Moments(NamedTuple):
     """Of some numbers, channel by channel: how many, mean, squared distances from it, minimum."""
 
-    count: int
+    numbers: int
     mean: NDArray[np.float64]
     squares: NDArray[np.float64]
     minimum: NDArray[np.float32]
 
     def merged(self, other: _Moments) -> _Moments:
-        count, away = self.count + other.count, other.mean - self.mean
+        total, away = self.numbers + other.numbers, other.mean - self.mean
         return _Moments(
-            count,
-            self.mean + away * other.count / count,
-            self.squares + other.squares + np.square(away) * self.count * other.count / count,
+            total,
+            self.mean + away * other.numbers / total,
+            self.squares + other.squares + np.square(away) * self.numbers * other.numbers / total,
             np.minimum(self.minimum, other.minimum),
         )
 
