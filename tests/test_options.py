@@ -155,6 +155,11 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"method": "ptq", "bits": "W4.5A8"}, "bits are uniform, so whole numbers, got 'W4.5A8'"),
         ({"method": "ptq", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8$"),
         ({"method": "ptq", "bits": "W4A1"}, "bits 'W4A1': activation bits must be 2 to 8"),
+        (
+            {"method": "ptq", "bits": "W4A8", "target_size": 9},
+            "target_size has no effect on uniform bits 'W4A8'; leave bits out, or give bits 'mixed'",
+        ),
+        ({"method": "lsq", "bits": "mixed"}, "bits 'mixed' is for method 'ptq', got 'lsq'; write W4A4"),
         ({"method": "ptq", "plan": "p.json"}, "plan is for no method, .* got 'ptq'; leave one out"),
         ({"mean": "abc"}, "mean must be a tuple of float, got 'abc'"),
         ({"mean": (None,)}, r"mean must be a tuple of float, got \(None,\)"),
@@ -205,6 +210,7 @@ _OTHER_THAN_DEFAULT = {
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
     "activation_clip": "6sigma", "take": 3, "prune": True,
     "ranges": "entropy", "rounding": "nearest", "bias_correction": False, "calibration_samples": 99,
+    "min_sqnr": 30.0,
 }  # fmt: skip
 
 
@@ -282,7 +288,8 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
         ({"target_size": 9}, None),
         ({"target_bitops": 9}, None),
         ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
-        ({"method": "lsq"}, "W3A6"),
+        ({"method": "lsq"}, None),
+        ({"method": "ptq", "bits": "mixed"}, None),
         ({"method": "impq", "plan": "p.json"}, "W3A6"),
     ],
 )

@@ -99,6 +99,7 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
         "Method",
         "Data",
         "Search (--method impq, adaqat)",
+        "Budgets (--method impq, ptq)",
         "IMPQ (--method impq)",
         "AdaQAT (--method adaqat)",
         "First and last layer (--method lsq, lsq+, adaqat, ptq)",
@@ -115,7 +116,8 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
 @pytest.mark.parametrize(
     ("title", "methods"),
     [
-        ("Search", ("impq", "adaqat")), ("IMPQ", ("impq",)), ("AdaQAT", ("adaqat",)),
+        ("Search", ("impq", "adaqat")), ("Budgets", ("impq", "ptq")), ("IMPQ", ("impq",)),
+        ("AdaQAT", ("adaqat",)),
         ("First", ("lsq", "lsq+", "adaqat", "ptq")), ("Uniform", ("lsq", "lsq+", "ptq")), ("Post-", ("ptq",)),
         ("LSQ", ("lsq", "lsq+")), ("Training", tuple(method for method in METHODS if method != "ptq")),
     ],
