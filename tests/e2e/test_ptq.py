@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from after_training import shaped
+from after_training import SHARED, SHARED_SHAPES, shaped
 from click.testing import CliRunner
 from graphs import normal, residual_cnn
 
@@ -123,16 +123,7 @@ def test_a_plan_that_leaves_tensors_in_float_is_applied(model: pathlib.Path, run
 
 
 def test_what_cannot_be_fitted_is_said(tmp_path: pathlib.Path, rng: np.random.Generator) -> None:
-    text = """
-        net (float[N, 2, 6, 6] x) => (float[N, 2, 6, 6] y) {
-            c = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
-            r = Relu (c)
-            d = Conv <pads = [1, 1, 1, 1]> (r, w0)
-            y = Conv (d, w1)
-        }"""
-    ir.save(
-        normal(text, shaped(rng, {"w0": (2, 2, 3, 3), "b0": (2,), "w1": (2, 2, 1, 1)})), tmp_path / "net.onnx"
-    )
+    ir.save(normal(SHARED, shaped(rng, SHARED_SHAPES)), tmp_path / "net.onnx")
     np.savez(tmp_path / "net.npz", x=rng.normal(size=(30, 2, 6, 6)).astype(np.float32))
     result, said = _quantize(
         tmp_path / "net.onnx", tmp_path / "out", "--method", "ptq", "--calibration-samples", "7",
