@@ -48,7 +48,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, ptq, got 'magic'"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, ptq, fat, got 'magic'"),
         ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
         ({"config": 4}, "config must be of type str, got 4"),
         ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),
@@ -101,6 +101,9 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
             {"method": "impq", "plan": "p.json", "start_bits": "W4A8"},
             "a plan has the widths to start from, as start_bits has; leave one out",
         ),
+        ({"method": "fat", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8"),
+        ({"method": "fat", "bits": "W8A1"}, "'W8A1': activation bits must be 2 to 8"),
+        ({"method": "fat", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "lsq", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "adaqat", "plan": "p.json"}, "or for 'impq', which goes on from it; got 'adaqat'"),
         ({"target_size": 0}, "target_size must be at least 1, got 0"),
@@ -184,7 +187,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     assert said.keys() == METHODS_OF.keys()
     words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
-    words |= dict.fromkeys(("target_size", "target_bitops", "take", *STEPS), "none")
+    words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
     words |= {"bias_correction": "on"}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
@@ -208,9 +211,9 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma", "take": 3, "prune": True,
+    "activation_clip": "6sigma", "take": 3, "prune": True, "loss": "package.module:loss",
     "ranges": "entropy", "rounding": "nearest", "bias_correction": False, "calibration_samples": 99,
-    "min_sqnr": 30.0,
+    "equalize": True, "min_sqnr": 12.0,
 }  # fmt: skip
 
 
@@ -242,6 +245,19 @@ def test_a_plan_without_a_method_takes_no_option_of_one(name: str) -> None:
         QuantizeOptions(plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
 
 
+@pytest.mark.parametrize(("method", "bits"), BITS.items())
+def test_bits_are_those_of_the_method(method: str, bits: str) -> None:
+    made = QuantizeOptions(method=method)
+    assert made.bits == made.settings["bits"] == bits
+    assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+def test_epochs_of_fat_wait_for_the_data() -> None:
+    made = QuantizeOptions(method="fat")
+    assert (made.epochs, made.lr) == (None, 0.001)
+    assert dataclasses.replace(made, epochs=7).epochs == 7
+
+
 def test_kernels_that_may_be_pruned_may_have_less_than_one_bit() -> None:
     assert QuantizeOptions(prune=True, target_bits="W0.5A6").target_bits == "W0.5A6"
 
@@ -255,8 +271,8 @@ def test_a_plan_is_gone_on_from_with_impq() -> None:
 def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
     options = QuantizeOptions(plan="plan.json", resize=(8, 8), target="cuda", seed=3)
     assert options.settings == {
-        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
-        "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
+        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "metric": None,
+        "out": None, "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
     }  # fmt: skip
 
 

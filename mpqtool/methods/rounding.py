@@ -16,7 +16,7 @@ _BLOCK = 64
 _DAMPING = 0.01
 """Share of the mean power of the inputs that is added to each: few samples tell little of many inputs."""
 _FAINT = 1e-10
-"""Share of their mean square below which the variance of inputs is taken to be that of float32."""
+"""Share of their mean square below which what varies in inputs is taken for rounding of float32."""
 
 
 @dataclasses.dataclass

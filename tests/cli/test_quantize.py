@@ -18,7 +18,7 @@ from mpqtool.cli import cli
 from mpqtool.cli.quantize import command
 from mpqtool.errors import VerificationError
 from mpqtool.method_options import METHODS_OF
-from mpqtool.options import CHOICES, METHODS, QuantizeOptions
+from mpqtool.options import CHOICES, QuantizeOptions
 from mpqtool.result import (
     Bits,
     DataInfo,
@@ -102,11 +102,12 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
         "Budgets (--method impq, ptq)",
         "IMPQ (--method impq)",
         "AdaQAT (--method adaqat)",
-        "First and last layer (--method lsq, lsq+, adaqat, ptq)",
-        "Uniform widths (--method lsq, lsq+, ptq)",
+        "First and last layer (--method lsq, lsq+, adaqat, ptq, fat)",
+        "Uniform widths (--method lsq, lsq+, ptq, fat)",
         "Post-training quantization (--method ptq)",
         "LSQ and LSQ+ (--method lsq, lsq+)",
-        "Training (--method impq, lsq, lsq+, adaqat)",
+        "Training (--method impq, lsq, lsq+, adaqat, fat)",
+        "Training of weights (--method impq, lsq, lsq+, adaqat)",
         "Integer file",
         "Run",
     ]
@@ -116,10 +117,11 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
 @pytest.mark.parametrize(
     ("title", "methods"),
     [
-        ("Search", ("impq", "adaqat")), ("Budgets", ("impq", "ptq")), ("IMPQ", ("impq",)),
-        ("AdaQAT", ("adaqat",)),
-        ("First", ("lsq", "lsq+", "adaqat", "ptq")), ("Uniform", ("lsq", "lsq+", "ptq")), ("Post-", ("ptq",)),
-        ("LSQ", ("lsq", "lsq+")), ("Training", tuple(method for method in METHODS if method != "ptq")),
+        ("Search", ("impq", "adaqat")), ("IMPQ", ("impq",)), ("AdaQAT", ("adaqat",)),
+        ("First", ("lsq", "lsq+", "adaqat", "ptq", "fat")), ("Uniform", ("lsq", "lsq+", "ptq", "fat")),
+        ("Budgets", ("impq", "ptq")), ("Post-training", ("ptq",)),
+        ("LSQ", ("lsq", "lsq+")), ("Training (", ("impq", "lsq", "lsq+", "adaqat", "fat")),
+        ("Training of weights", ("impq", "lsq", "lsq+", "adaqat")),
     ],
 )  # fmt: skip
 def test_panels_name_the_methods_that_have_their_options(title: str, methods: tuple[str, ...]) -> None:
@@ -162,6 +164,16 @@ def test_options_of_impq_reach_the_pipeline(pipeline: _Pipeline) -> None:
     assert pipeline.options == QuantizeOptions(
         granularity="layer", sensitivity="repo", rank="macs", step_groups=9, first="activations", clip="max",
         method="impq", plan="p.json", take=4, activation_clip="6sigma", target_size=5000, target_bitops=1.5e8,
+    )  # fmt: skip
+
+
+def test_options_of_fat_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "fat", "--bits", "W4A8", "--all-layers", "--epochs", "3", "--epoch-samples", "9"]
+    arguments += ["--batch-size", "8", "--lr", "0.002", "--seed", "4", "--resume"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="fat", bits="W4A8", all_layers=True, epochs=3, epoch_samples=9, batch_size=8, lr=0.002, seed=4,
+        resume=True,
     )  # fmt: skip
 
 
@@ -268,9 +280,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
         pytest.param(["m.onnx", "--std", "a,b"], "'a,b' is not a list of numbers", id="std"),
         pytest.param(["m.onnx", "--target-bits", "W9A6"], "weight bits must be 1 to 8, got 9", id="bits"),
         pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
-        pytest.param(
-            ["m.onnx", "--bits", "W2A2"], "only with lsq and lsq+ and ptq; choose", id="other-method"
-        ),
+        pytest.param(["m.onnx", "--bits", "W2A2"], "with lsq and lsq+ and ptq and fat", id="other-method"),
         pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
         pytest.param(["m.onnx", "--lambda", "0.1"], "lambda has no effect with method 'impq'", id="lambda"),
         pytest.param(["m.onnx", "--method", "adaqat", "--lambda", "0"], "lambda must be positive", id="zero"),
