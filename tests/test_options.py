@@ -185,7 +185,8 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
+    off = ("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune", "equalize")
+    words = dict.fromkeys(off, "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
     words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
