@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EVERY_LAYER", "Network", "every_layer", "network_of", "shaped"]
+__all__ = ["EVERY_LAYER", "SHARED", "SHARED_SHAPES", "Network", "every_layer", "network_of", "shaped"]
 
 import dataclasses
 from typing import Any
@@ -42,6 +42,16 @@ _SHAPES = {
     "w3": (6, 5),
     "b3": (5,),
 }
+
+SHARED = """
+    net (float[N, 2, 6, 6] x) => (float[N, 2, 6, 6] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+        r = Relu (c)
+        d = Conv <pads = [1, 1, 1, 1]> (r, w0)
+        y = Conv (d, w1)
+    }"""
+"""Two layers have one weight."""
+SHARED_SHAPES = {"w0": (2, 2, 3, 3), "b0": (2,), "w1": (2, 2, 1, 1)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,6 +158,11 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"method": "ptq", "bits": "W4.5A8"}, "bits are uniform, so whole numbers, got 'W4.5A8'"),
         ({"method": "ptq", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8$"),
         ({"method": "ptq", "bits": "W4A1"}, "bits 'W4A1': activation bits must be 2 to 8"),
+        (
+            {"method": "ptq", "bits": "W4A8", "target_size": 9},
+            "target_size has no effect on uniform bits 'W4A8'; leave bits out, or give bits 'mixed'",
+        ),
+        ({"method": "lsq", "bits": "mixed"}, "bits 'mixed' is for method 'ptq', got 'lsq'; write W4A4"),
         ({"method": "ptq", "plan": "p.json"}, "plan is for no method, .* got 'ptq'; leave one out"),
         ({"mean": "abc"}, "mean must be a tuple of float, got 'abc'"),
         ({"mean": (None,)}, r"mean must be a tuple of float, got \(None,\)"),
@@ -180,7 +185,8 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
+    off = ("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune", "equalize")
+    words = dict.fromkeys(off, "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
     words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
     words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
@@ -299,7 +305,8 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
         ({"target_size": 9}, None),
         ({"target_bitops": 9}, None),
         ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
-        ({"method": "lsq"}, "W3A6"),
+        ({"method": "lsq"}, None),
+        ({"method": "ptq", "bits": "mixed"}, None),
         ({"method": "impq", "plan": "p.json"}, "W3A6"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from after_training import Network, every_layer, network_of, shaped
+from after_training import SHARED, SHARED_SHAPES, Network, every_layer, network_of, shaped
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
@@ -149,15 +149,7 @@ def test_nothing_is_to_be_done(rng: np.random.Generator) -> None:
 
 
 def test_a_weight_of_several_layers_is_left_alone(rng: np.random.Generator) -> None:
-    text = """
-        net (float[N, 2, 6, 6] x) => (float[N, 2, 6, 6] y) {
-            c = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
-            r = Relu (c)
-            d = Conv <pads = [1, 1, 1, 1]> (r, w0)
-            y = Conv (d, w1)
-        }"""
-    shapes = {"w0": (2, 2, 3, 3), "b0": (2,), "w1": (2, 2, 1, 1)}
-    network = network_of(text, shaped(rng, shapes), rng.normal(size=(8, 2, 6, 6)))
+    network = network_of(SHARED, shaped(rng, SHARED_SHAPES), rng.normal(size=(8, 2, 6, 6)))
     attached = network.attached
     before = _weights(attached)
     found = reconstruct(attached, network.chunks(), rounding="adaround")
