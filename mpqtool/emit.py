@@ -147,7 +147,7 @@ def _facts(job: Job, finished: Finished) -> dict[str, Any]:
 
 def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
     """Everything that was measured."""
-    options, data = job.options, job.data
+    options, data, named = job.options, job.data, job.reporter.named
     facts = _facts(job, finished)
     network = finished.network.eval()
     with torch.no_grad():
@@ -180,7 +180,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
             local_rate=proof.local_rate, local_left_out=proof.local_left_out,
         ),
         nodes=Nodes(**facts["nodes"]),
-        history=[job.reporter.named(row) for row in finished.history],
-        points=[job.reporter.named(row) for row in finished.points],
-        budgets=finished.budgets,
+        history=[named(row) for row in finished.history],
+        points=[named(row) for row in finished.points],
+        budgets=named(finished.budgets),
     )  # fmt: skip
