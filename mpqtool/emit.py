@@ -23,7 +23,7 @@ from . import report, rundir
 from .coverage import open_sizes
 from .errors import VerificationError
 from .files import replacing, write_text
-from .finish import Finished
+from .finished import Finished
 from .job import Job
 from .lowering import lowered
 from .processes import main_first
@@ -181,4 +181,6 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         ),
         nodes=Nodes(**facts["nodes"]),
         history=finished.history,
+        points=finished.points,
+        budgets=finished.budgets,
     )  # fmt: skip

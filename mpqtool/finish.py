@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["Finished", "apply_plan", "finish"]
+__all__ = ["finish"]
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,23 +23,19 @@ from mpqtool.passes.quantize import (
     snap,
     with_exact_sums,
     with_fine_biases,
-    with_room_for_shifts,
 )
 from mpqtool.passes.values import array
 
 from .checkpoint import Checkpoint, tensors_under
 from .errors import TrainingError
+from .finished import Finished, freeze, parameter_arrays, short
 from .job import Job
 from .method_options import INTEGER_SHARE
-from .methods.impq import SAMPLES
 from .quantizers.attach import (
     attach,
-    plain_activations,
     plain_weights,
     read_plan,
-    real_weights,
 )
-from .quantizers.calibrate import calibrate
 from .run_trainer import held_out_metric, make_trainer
 from .search import search
 from .simulate import IntegerSimulation
@@ -50,25 +44,6 @@ _MUCH = 2.0
 """Points of the held-out metric that are worth a warning."""
 _IMPQ_EPOCHS, _IMPQ_LR_SHARE = 1, 0.3
 """Epochs in integers behind IMPQ, at most, and their peak learning rate as a share of ``--lr``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A network ready to be written.
-
-    Attributes:
-        network: Folded, with quantizers; float arithmetic (fake quantization).
-        simulation: The same network in integers.
-        model: The folded normal graph with the trained weights, each exactly ``scale * code``.
-        plan: Every width, scale and zero point.
-        history: One row per iteration of the method.
-    """
-
-    network: fx.GraphModule
-    simulation: IntegerSimulation
-    model: ir.Model
-    plan: Plan
-    history: list[dict[str, Any]]
 
 
 def finish(job: Job) -> Finished:
@@ -113,7 +88,7 @@ def finish(job: Job) -> Finished:
         {"phase": "integers", "held_out_before": before, "held_out": after, "accepted": after >= before}
     )
     _say_what_integers_cost(job, history)
-    return _freeze(network, simulation, model, history)
+    return freeze(network, simulation, model, history)
 
 
 @torch.no_grad()
@@ -164,23 +139,6 @@ def _last_steps(job: Job) -> dict[str, Any]:
     return {"epochs": INTEGER_SHARE * options.epochs, "lr": options.lr, "span": (1 - INTEGER_SHARE, 1.0)}
 
 
-def apply_plan(job: Job) -> Finished:
-    """Use the widths and scales of ``--plan`` on the weights of the model; fit what the plan leaves open."""
-    plan = with_room_for_shifts(job.plan)
-    if plan != job.plan:
-        job.reporter.say("shifts of the plan are lowered to what the widths leave room for in int8")
-    network = attach(import_graph(job.folded), plan)
-    parameters = dict(network.named_parameters())
-    for quantizer in plain_weights(network):
-        if bool(quantizer.scale.isnan().any()):
-            quantizer.fit(parameters[quantizer.name])
-    unset = [q for q in plain_activations(network) if not q.is_set]
-    if unset:
-        columns = [torch.from_numpy(a[:SAMPLES]) for a in job.tuning.inputs.values()]
-        calibrate(network, [columns], unset)
-    return _freeze(network, IntegerSimulation(network), job.folded, [])
-
-
 def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     """The folded normal graph with the trained weights, and the plan in units of the folded weights.
 
@@ -188,7 +146,7 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     factor and its codes keep their values, up to the sign. Offsets that nothing can fold are snapped.
     """
     trained = job.model.clone()
-    write_parameters(trained, _arrays(network))
+    write_parameters(trained, parameter_arrays(network))
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said below
         factors, folded = batch_norm_factors(trained), pipelines.fold_batch_norm(trained)
     _check_finite(folded)
@@ -196,7 +154,7 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     _say_turned(job, plan, factors)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
     plan = snap(folded, plan.replaced(weights=weights))
-    activations = [entry.model_copy(update={"scale": _short(entry.scale)}) for entry in plan.activations]
+    activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
     plan = plan.replaced(activations=activations)
     return folded, with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))
 
@@ -225,18 +183,6 @@ def _say_turned(job: Job, plan: Plan, factors: Mapping[str, NDArray[np.float32]]
         )
 
 
-def _short(scale: float | None) -> float | None:
-    """The nearest number of 12 significant bits.
-
-    Codes times such a scale are exact in float32, and so are sums of a few of them: the QDQ file then
-    finds the same ties in its float sums that the integers have.
-    """
-    if scale is None:
-        return None
-    mantissa, exponent = math.frexp(scale)
-    return math.ldexp(round(mantissa * 2**12), exponent - 12)
-
-
 def _rescaled(entry: WeightQuant, factor: NDArray[np.float32] | None) -> WeightQuant:
     if factor is None or entry.scale is None:
         return entry
@@ -249,27 +195,3 @@ def _rescaled(entry: WeightQuant, factor: NDArray[np.float32] | None) -> WeightQ
             "scale": tuple(np.where(dead, 1, scale).astype(float).tolist()),
         }
     )
-
-
-def _freeze(
-    network: fx.GraphModule, simulation: IntegerSimulation, model: ir.Model, history: list[dict[str, Any]]
-) -> Finished:
-    """Write the weights into the graph as they will be read back: exactly ``scale * code``."""
-    network.cpu()
-    with torch.no_grad():
-        parameters = dict(network.named_parameters())
-        for quantizer in plain_weights(network):
-            weight = parameters[quantizer.name]
-            weight.copy_(quantizer(weight))
-            quantizer.factor.fill_(1)
-    model = model.clone()
-    write_parameters(model, _arrays(network))
-    return Finished(network, simulation, model, read_plan(network), history)
-
-
-def _arrays(network: fx.GraphModule) -> dict[str, NDArray[np.float32]]:
-    """Parameters and statistics by initializer name, weights as their codes stand for them."""
-    tensors = {
-        name: tensor for name, tensor in network.state_dict().items() if not name.startswith("quantizers.")
-    }
-    return {name: tensor.cpu().numpy() for name, tensor in (tensors | real_weights(network)).items()}

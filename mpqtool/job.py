@@ -31,7 +31,7 @@ from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
 from .metrics import Metric, metric_name, score
-from .options import QuantizeOptions, parse_bits
+from .options import QuantizeOptions
 from .processes import is_main
 from .reporter import Reporter
 from .resumption import TAKEN, find_checkpoint
@@ -198,7 +198,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
 def _place(folded: ir.Model, options: QuantizeOptions) -> Plan:
     """Which tensors get a quantizer, at the widths that the method starts from."""
     searched = options.method in ("impq", "adaqat")
-    widths = parse_bits(options.bits if not searched or options.start_bits is None else options.start_bits)
+    widths = options.start_widths
     return place(
         folded,
         weight_bits=int(widths[0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BITS",
     "EPOCHS",
     "EPOCHS_FROM_SCRATCH",
     "GRANULARITY",
@@ -12,6 +13,9 @@ __all__ = [
     "LR_FROM_SCRATCH",
     "METHODS",
     "METHODS_OF",
+    "MIXED",
+    "RANGES",
+    "ROUNDINGS",
     "SEARCH_SHARE",
     "START_BITS",
     "TARGET_BITS",
@@ -19,31 +23,49 @@ __all__ = [
     "why_without_effect",
 ]
 
-METHODS = ("impq", "lsq", "lsq+", "adaqat")
+METHODS = ("impq", "lsq", "lsq+", "adaqat", "ptq")
 _LEARNED_SCALES = ("lsq", "lsq+")
+_TRAINED = ("impq", *_LEARNED_SCALES, "adaqat")
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
     **dict.fromkeys(
-        ("target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+        ("target_bits", "target_size", "target_bitops", "max_drop"), ("impq", "ptq")
+    ),
+    **dict.fromkeys(
+        ("first", "sensitivity", "rank",
          "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "take"),
         ("impq",)
     ),
     "granularity": ("impq", "adaqat"),
-    **dict.fromkeys(("bits", "config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
-    "all_layers": (*_LEARNED_SCALES, "adaqat"),
+    **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
+    "bits": (*_LEARNED_SCALES, "ptq"),
+    "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq"),
+    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples", "min_sqnr"), ("ptq",)),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
         ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-         "mixed_precision", "distill", "resume", "tensorboard"), METHODS,
+         "mixed_precision", "distill", "resume", "tensorboard"), _TRAINED,
     ),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""
 
 HARDWARE = ("bitops", "size", "latency")
 """What the hardware term of AdaQAT can stand for."""
+
+RANGES = ("mse", "percentile", "entropy", "minmax")
+"""Rules of ``quantizers.ranges`` for activations."""
+
+ROUNDINGS = ("auto", "adaround", "nearest")
+"""How weights become codes after training."""
+
+MIXED = "mixed"
+"""In place of uniform widths: each layer its own, as few as the floor and the limits allow."""
+
+BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8"}
+"""Uniform widths."""
 
 TARGET_BITS = "W3A6"
 """Effective bits that IMPQ stops at, if no budget is given."""

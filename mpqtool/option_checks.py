@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import OptionError
-from .method_options import INTEGER_SHARE
+from .method_options import INTEGER_SHARE, MIXED
 from .option_values import parse_bits
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ def check_together(options: QuantizeOptions) -> None:
             f"step_mismatch counts in the bound on the mismatch probability, got sensitivity "
             f"{options.sensitivity!r}; choose sensitivity 'bound', or step_sensitivity"
         )
+    targets = ("target_bits", "target_size", "target_bitops")
+    limits = [name for name in targets if getattr(options, name) is not None]
+    if options.method == "ptq" and limits and options.bits != MIXED:
+        raise OptionError(
+            f"{limits[0]} has no effect on uniform bits {options.bits!r}; leave bits out, or give "
+            f"bits {MIXED!r}"
+        )
+    if options.method != "ptq" and options.bits == MIXED:
+        raise OptionError(f"bits {MIXED!r} is for method 'ptq', got {options.method!r}; write W4A4")
     if options.prune and (options.granularity, options.sensitivity) != ("kernel", "bound"):
         raise OptionError(
             f"prune needs granularity 'kernel' and sensitivity 'bound', got {options.granularity!r} and "
@@ -81,7 +90,7 @@ def check_widths(options: QuantizeOptions) -> None:
     Raises:
         OptionError: It is not so.
     """
-    uniform = parse_bits(options.bits)
+    uniform = (8.0, 8.0) if options.bits == MIXED else parse_bits(options.bits)
     start = (8.0, 8.0) if options.start_bits is None else parse_bits(options.start_bits)
     target = start
     if options.target_bits is not None:
@@ -99,11 +108,10 @@ def check_widths(options: QuantizeOptions) -> None:
             "the search only takes bits away"
         )
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
-        raise OptionError(f"bits {options.bits!r}: activation bits of lsq and lsq+ must be 2 to 8")
+        raise OptionError(f"bits {options.bits!r}: activation bits must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":
-        raise OptionError(
-            f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8; weight_grid 'odd' takes 1"
-        )
+        odd = "" if options.method == "ptq" else "; weight_grid 'odd' takes 1"
+        raise OptionError(f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8{odd}")
 
 
 def check_numbers(options: QuantizeOptions) -> None:
@@ -114,7 +122,15 @@ def check_numbers(options: QuantizeOptions) -> None:
     """
     for name in ("seed", "take", "epochs", "max_drop", "weight_decay"):
         _at_least(options, name, 0)
-    for name in ("epoch_samples", "batch_size", "accumulate", "patience", "step_groups", "target_size"):
+    for name in (
+        "epoch_samples",
+        "batch_size",
+        "accumulate",
+        "patience",
+        "step_groups",
+        "target_size",
+        "calibration_samples",
+    ):
         _at_least(options, name, 1)
     begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers, to the end
     if options.patience is not None and options.patience >= begun:

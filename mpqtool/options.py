@@ -11,6 +11,7 @@ from mpqtool.passes.targets import TARGETS
 
 from .errors import OptionError
 from .method_options import (
+    BITS,
     EPOCHS,
     EPOCHS_FROM_SCRATCH,
     GRANULARITY,
@@ -18,6 +19,9 @@ from .method_options import (
     LR,
     LR_FROM_SCRATCH,
     METHODS,
+    MIXED,
+    RANGES,
+    ROUNDINGS,
     START_BITS,
     TARGET_BITS,
     method_of,
@@ -33,6 +37,8 @@ CHOICES = {
     "weight_scales": ("kernel", "layer"),
     "weight_grid": ("full", "odd"),
     "init": ("lsq+", "mse", "lsq", "minmax"),
+    "ranges": RANGES,
+    "rounding": ROUNDINGS,
     "granularity": ("network", "layer", "kernel"),
     "first": ("weights", "activations"),
     "sensitivity": ("bound", "paper", "repo"),
@@ -53,8 +59,8 @@ CHOICES = {
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``method``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None: once this
-    is built, they are what fits the plan, the method, the optimizer and the other targets.
+    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be
+    None: once this is built, they are what fits the plan, the method, the optimizer and the other targets.
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
@@ -95,7 +101,7 @@ class QuantizeOptions:
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
-        bits: Uniform widths of lsq and lsq+, ``W4A4``.
+        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq ``W8A8``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
             go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
@@ -106,6 +112,14 @@ class QuantizeOptions:
         all_layers: Treat the first and the last layer as the others; else they keep 8 bits.
         init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
+        ranges: Where activations are clipped after training. ``mse``: least squared error; ``percentile``:
+            99.99 % of the elements are inside; ``entropy``: least Kullback-Leibler divergence; ``minmax``:
+            nowhere.
+        rounding: ``adaround``: weights are rounded up or down for the least squared error of what each
+            layer gives; ``nearest``: each to its nearest code; ``auto``: ``adaround`` below 8 bits, where
+            rounding matters.
+        bias_correction: Whether biases take what rounding changes the mean of each channel by.
+        calibration_samples: Training samples, at most, that ranges and roundings are fitted to.
         lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
         granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights:
@@ -160,15 +174,20 @@ class QuantizeOptions:
     step_groups: int | None = None
     step_sensitivity: float | None = None
     step_mismatch: float | None = None
+    min_sqnr: float = 20.0
     prune: bool = False
     clip: str = "mse"
     activation_clip: str = "mse"
-    bits: str = "W4A4"
+    bits: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     config: str = "auto"
     weight_scales: str = "kernel"
     weight_grid: str = "full"
     all_layers: bool = False
     init: str = "lsq+"
+    ranges: str = "mse"
+    rounding: str = "auto"
+    bias_correction: bool = True
+    calibration_samples: int = 512
     lambda_: float = 0.15
     granularity: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     activation_granularity: str = "auto"
@@ -193,7 +212,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         check_types(self)
         check_choices(self, CHOICES)
-        for name in ("method", "start_bits", "target_bits", "granularity", "epochs", "lr"):
+        for name in ("method", "bits", "start_bits", "target_bits", "granularity", "epochs", "lr"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self._default(name))
         for field in dataclasses.fields(self):
@@ -213,6 +232,17 @@ class QuantizeOptions:
             if not self._idle(name)
         }
 
+    @property
+    def start_widths(self) -> tuple[float, float]:
+        """Uniform widths that a run starts from, of weights and of activations."""
+        searched = self.method in START_BITS and self.start_bits is not None
+        text = self.start_bits if searched else self.bits
+        return parse_bits("W8A8" if text is None or text == MIXED else text)
+
+    @property
+    def _targets(self) -> bool:
+        return any(limit is not None for limit in (self.target_bits, self.target_size, self.target_bitops))
+
     def _default(self, name: str) -> Any:
         if name == "method":
             return method_of(None, plan=self.plan)
@@ -223,8 +253,9 @@ class QuantizeOptions:
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
+            "bits": MIXED if method == "ptq" and self._targets else BITS.get(method, "W8A8"),
             "epochs": epochs, "lr": rates[self.optimizer],
-            "target_bits": TARGET_BITS if others == (None, None) else None,
+            "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)

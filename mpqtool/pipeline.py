@@ -6,16 +6,23 @@ __all__ = ["run"]
 
 import pathlib
 import shutil
+from collections.abc import Callable
 
 from . import rundir
 from .emit import emit
-from .finish import apply_plan, finish
+from .finish import finish
+from .finished import Finished
 from .job import Job, prepare
 from .options import QuantizeOptions
 from .processes import is_main, main_first
 from .reporter import Reporter
 from .result import Result
+from .run_plan import apply_plan
+from .run_ptq import post_training
 from .tensorboard import check_available
+
+_WAYS: dict[str | None, Callable[[Job], Finished]] = {None: apply_plan, "ptq": post_training}
+"""What finds the numbers of a network without training it in integers at the end."""
 
 
 def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Reporter) -> Result:
@@ -45,8 +52,7 @@ def run(model_path: str | pathlib.Path, options: QuantizeOptions, reporter: Repo
     try:
         _begin(job)
         with job.timed("train"):
-            # Learn widths and scales, then fold BatchNormalization and train on in integers.
-            finished = apply_plan(job) if options.method is None else finish(job)
+            finished = _WAYS.get(options.method, finish)(job)
         return emit(job, finished)  # plan, QDQ file, integer file, proof, result, report
     finally:
         reporter.close()

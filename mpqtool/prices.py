@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["make_prices"]
+__all__ = ["make_plan_prices", "make_prices"]
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
 from mpqtool.passes import cost
 from mpqtool.passes.place import owners
 from mpqtool.passes.plan import Plan
+from mpqtool.passes.planned_cost import layers_at
 
 from .methods.budgets import Prices, Widths
 
@@ -27,19 +28,48 @@ def make_prices(model: ir.Model, plan: Plan, sizes: Mapping[str, tuple[int, ...]
         plan: Names its tensors; widths and scales do not matter.
         sizes: Shapes of inputs, where the model leaves more open than the batch.
     """
-    rows = cost.layers(cost.sized(model, sizes) if sizes else model)
+    layers = cost.layers(cost.sized(model, sizes) if sizes else model)
     owner = owners(model, plan)
 
     def prices(widths: Widths) -> dict[str, float]:
-        used = [
+        rows = [
             dataclasses.replace(
                 row,
                 weight_bits=widths.get(row.name, row.weight_bits),
                 activation_bits=widths.get(owner.get(row.input, ""), (row.activation_bits,))[0],
             )
-            for row in rows
+            for row in layers
         ]
-        bitops = cost.bitops(used)
-        return {"size": cost.weights_owed(used), "bitops": math.inf if bitops is None else bitops}
+        return {"size": cost.weights_owed(rows), "bitops": _or_infinite(cost.bitops(rows))}
 
     return prices
+
+
+def make_plan_prices(
+    model: ir.Model, plan: Plan, sizes: Mapping[str, tuple[int, ...]]
+) -> Callable[[Plan], dict[str, float]]:
+    """A function from plans to ``weights`` and ``activations`` in effective bits, ``size`` and ``bitops``.
+
+    All are those of ``result.json``: of all layers, what is left in float with 32 bits.
+
+    Args:
+        model: Normal form, BatchNormalization folded.
+        plan: Names all tensors that can be quantized.
+        sizes: Shapes of inputs, where the model leaves more open than the batch.
+    """
+    at = layers_at(cost.sized(model, sizes) if sizes else model, plan)
+
+    def prices(of: Plan) -> dict[str, float]:
+        rows = at(of)
+        return {
+            "weights": _or_infinite(cost.weights_eff(rows)),
+            "activations": _or_infinite(cost.activations_eff(rows)),
+            "size": cost.weights_owed(rows),
+            "bitops": _or_infinite(cost.bitops(rows)),
+        }
+
+    return prices
+
+
+def _or_infinite(number: float | None) -> float:
+    return math.inf if number is None else number

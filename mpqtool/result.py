@@ -178,6 +178,8 @@ class ResultFile(_Part):
     verify: Verification = pydantic.Field(default_factory=Verification)
     nodes: Nodes = pydantic.Field(default_factory=Nodes)
     history: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
+    budgets: dict[str, Any] = {}
     time_s: Times = pydantic.Field(default_factory=Times)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ __all__ = ["ActivationQuant", "Grid", "Plan", "WeightQuant", "first_fault"]
 import enum
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -140,11 +140,16 @@ class ActivationQuant(_Frozen):
 
 
 class Plan(_Frozen):
-    """Every quantized tensor of a model, weights and activations, in graph order."""
+    """Every quantized tensor of a model, weights and activations, in graph order.
+
+    Attributes:
+        left_float: Tensors that could be quantized, and are not: why, by name.
+    """
 
     schema_version: Annotated[int, pydantic.Field(ge=1, le=1)] = 1
     weights: tuple[WeightQuant, ...]
     activations: tuple[ActivationQuant, ...]
+    left_float: dict[str, str] = {}  # pydantic copies it
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Plan:
@@ -153,6 +158,10 @@ class Plan(_Frozen):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"listed twice: {', '.join(twice)}")
+        quantized = {weight.name for weight in self.weights} | {value.name for value in self.activations}
+        both = sorted(self.left_float.keys() & quantized)
+        if both:
+            raise ValueError(f"quantized, and in left_float too: {', '.join(both)}")
         return self
 
     @property
@@ -180,6 +189,19 @@ class Plan(_Frozen):
         return Plan(
             weights=self.weights if weights is None else tuple(weights),
             activations=self.activations if activations is None else tuple(activations),
+            left_float=self.left_float,
+        )
+
+    def without(self, reasons: Mapping[str, str]) -> Plan:
+        """The plan with these tensors left in float.
+
+        Args:
+            reasons: Why, by name.
+        """
+        return Plan(
+            weights=tuple(entry for entry in self.weights if entry.name not in reasons),
+            activations=tuple(entry for entry in self.activations if entry.name not in reasons),
+            left_float=self.left_float | dict(reasons),
         )
 
     def to_json(self) -> str:
@@ -189,6 +211,11 @@ class Plan(_Frozen):
         for key in ("weights", "activations"):
             rows = ",\n".join(f"    {json.dumps(row)}" for row in body[key])
             lines.append(f'  "{key}": [\n{rows}\n  ]' if rows else f'  "{key}": []')
+        if self.left_float:
+            rows = ",\n".join(
+                f"    {json.dumps(name)}: {json.dumps(why)}" for name, why in self.left_float.items()
+            )
+            lines.append(f'  "left_float": {{\n{rows}\n  }}')
         joined = ",\n".join(lines)
         return f'{{\n  "schema_version": {self.schema_version},\n{joined}\n}}\n'
 

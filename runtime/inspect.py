@@ -5,22 +5,20 @@ from __future__ import annotations
 __all__ = ["inspect"]
 
 import collections
-import dataclasses
 import os
 import re
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from mpqtool.passes import cost, metadata
 from mpqtool.passes.errors import PassError
 from mpqtool.passes.load import load_model, stored_bytes
 from mpqtool.passes.lower.build import CONTRIB
-from mpqtool.passes.place import owners
 from mpqtool.passes.placement import MOVES, is_pass_through
+from mpqtool.passes.planned_cost import layers_at
 from mpqtool.passes.quantize import extract
-from mpqtool.passes.values import all_values, is_op
+from mpqtool.passes.values import is_op
 
 from . import integer_layers
 from .held import require_our_form
@@ -109,29 +107,10 @@ def _layers(model: ir.Model, kind: str) -> tuple[list[cost.Layer], int]:
             real, plan = extract(model)
         except PassError:
             return [], 0  # made by another tool, in a way we do not read: the rest is still true
-        owner, sizes = owners(real, plan), _sizes(real)
-        found = []
-        for row in cost.layers(real):
-            source = owner.get(row.input, "")
-            weight, activation = plan.weight(row.name), plan.activation(source)
-            found.append(
-                dataclasses.replace(
-                    row,
-                    input=source or row.input,
-                    inputs=sizes[source] if source else row.inputs,
-                    weight_bits=weight.bits if weight else row.weight_bits,
-                    activation_bits=activation.bits if activation else row.activation_bits,
-                )
-            )
+        found = layers_at(real, plan)(plan)
         return found, sum({row.name: row.weights for row in found}.values())
     found = cost.layers(model)
     return found, sum({row.name: row.weights * cost.FLOAT_BITS // 8 for row in found}.values())
-
-
-def _sizes(model: ir.Model) -> dict[str, int | None]:
-    """Elements of one sample, by value name."""
-    inferred = ShapeInferencePass(check_type=False, strict_mode=False)(model.clone()).model
-    return {str(value.name): cost.elements(value) for value in all_values(inferred.graph)}
 
 
 def _shown(row: cost.Layer) -> dict[str, Any]:

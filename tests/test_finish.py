@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from swish_network import swish_network, swish_split
 from torch import Tensor, fx
 
-from mpqtool.finish import _fold, _freeze, _keep_sizes, _rescaled, _short, finish
+from mpqtool.finish import _fold, _keep_sizes, _rescaled, finish
+from mpqtool.finished import freeze, short
 from mpqtool.importer import import_graph
 from mpqtool.job import Job, prepare
 from mpqtool.options import QuantizeOptions
@@ -28,12 +29,12 @@ from mpqtool.training import Trainer
 
 @given(scale=st.floats(1e-6, 1e3), codes=st.tuples(st.integers(-255, 255), st.integers(-255, 255)))
 def test_a_short_scale_makes_sums_of_codes_exact(scale: float, codes: tuple[int, int]) -> None:
-    short = _short(scale)
-    assert short == pytest.approx(scale, rel=2**-12)
-    s = np.float32(short)
-    assert float(s) == short
+    rounded = short(scale)
+    assert rounded == pytest.approx(scale, rel=2**-12)
+    s = np.float32(rounded)
+    assert float(s) == rounded
     a, b = (np.float32(code) * s for code in codes)
-    assert float(a + b) == (codes[0] + codes[1]) * short  # float32 on the left, float64 on the right
+    assert float(a + b) == (codes[0] + codes[1]) * rounded  # float32 on the left, float64 on the right
 
 
 @pytest.mark.parametrize("grid", list(Grid))
@@ -140,7 +141,7 @@ def test_what_is_written_is_of_the_folded_size(tmp_path: pathlib.Path, rng: np.r
     _keep_sizes(folded, network)
     expected = {q.name: q(folded.get_parameter(q.name)).detach() for q in weight_quantizers(folded)}
 
-    finished = _freeze(folded, IntegerSimulation(folded), model, [])
+    finished = freeze(folded, IntegerSimulation(folded), model, [])
 
     for quantizer in weight_quantizers(finished.network):
         weight = finished.network.get_parameter(quantizer.name)

@@ -47,22 +47,30 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
+@_panel("Budgets (--method impq, ptq)", "max_drop", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
-    "target_bits", "target_size", "target_bitops", "max_drop", "first", "sensitivity", "rank",
+    "first", "sensitivity", "rank",
     "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip",
     "take",
 )  # fmt: skip
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
-@_panel("First and last layer (--method lsq, lsq+, adaqat)", "all_layers")
+@_panel("First and last layer (--method lsq, lsq+, adaqat, ptq)", "all_layers")
 @_panel(
-    "LSQ and LSQ+ (--method lsq, lsq+)",
-    "bits", "config", "weight_scales", "weight_grid", "init", "patience",
+    "Uniform widths (--method lsq, lsq+, ptq)", "bits",
 )  # fmt: skip
 @_panel(
-    "Training (all methods)",
+    "Post-training quantization (--method ptq)",
+    "rounding", "bias_correction", "ranges", "calibration_samples", "min_sqnr",
+)  # fmt: skip
+@_panel(
+    "LSQ and LSQ+ (--method lsq, lsq+)",
+    "config", "weight_scales", "weight_grid", "init", "patience",
+)  # fmt: skip
+@_panel(
+    "Training (--method impq, lsq, lsq+, adaqat)",
     "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
     "mixed_precision", "distill", "tensorboard",
 )  # fmt: skip
@@ -72,7 +80,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
-    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains.  [default: "
+    "and offsets) learned. adaqat: widths learned by gradient descent while the network trains. ptq: nothing "
+    "trained, the same bits everywhere, weights rounded for the outputs of each layer.  [default: "
     "impq; none with --plan]",
 )
 @_option(
@@ -114,7 +123,15 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
     "first goes half of the way, as factors go.",
 )  # fmt: skip
-@_option("max_drop", type=float, help="Points of the metric that may be lost on held-out data.")
+@_option(
+    "max_drop", type=float,
+    help="Points of the metric that may be lost on held-out data, one sample at least.",
+)  # fmt: skip
+@_option(
+    "min_sqnr", type=float, metavar="DB",
+    help="The same where there are no classes: signal to noise of the outputs, of the worst one, on "
+    "held-out data.",
+)  # fmt: skip
 @_option("first", help="What bits are taken from first.")
 @_option(
     "sensitivity",
@@ -139,8 +156,28 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     help="Instead: as many as add no more than this to the bound on the mismatch probability.",
 )  # fmt: skip
 @_option(
-    "bits", metavar="WnAn", help="Widths of weights and activations; the first and the last layer have 8."
+    "bits", metavar="WnAn",
+    help="Widths of weights and activations; the first and the last layer have 8. ptq: or mixed, as few "
+    "in each layer as the budgets allow.  [default: lsq, lsq+ W4A4; ptq W8A8, mixed with a target]",
+)  # fmt: skip
+@_option(
+    "rounding",
+    help="adaround: weights are rounded up or down for the least error of what each layer gives. nearest: "
+    "each to its nearest code. auto: adaround below 8 bits.",
 )
+@_option(
+    "ranges",
+    help="Where activations are clipped. mse: least squared error. percentile: 99.99 % inside. entropy: "
+    "least Kullback-Leibler divergence. minmax: nowhere.",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    "bias_correction",
+    default=True,
+    show_default=True,
+    help="Biases take what rounding changes the mean of each channel by.",
+)
+@_option("calibration_samples", type=int, help="Training samples that ranges and roundings are fitted to.")
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
     "clip",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,15 +46,16 @@ class WeightUse:
         """Axes of input and result that belong to one row."""
         return 1 if self.window is None else len(self.kernel) - 1
 
-    def inputs(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """What each weight multiplies at each position, ``(samples, groups, inputs, positions)``.
 
         Args:
             x: Of the input, ``(samples, rows of a sample, ...)``.
+            at: Which positions of a row of a convolution, as an index into all of them; None: all.
         """
         if self.window is None:
             return x.mT[:, None]
-        columns = self._columns(x.flatten(0, 1))
+        columns = self._columns(x.flatten(0, 1), at)
         of_samples: Tensor = columns.unflatten(0, x.shape[:2])
         return of_samples.movedim(1, 3).flatten(3)
 
@@ -74,7 +76,7 @@ class WeightUse:
             return y
         return y - self.bias.reshape(-1, *[1] * (self.trailing - 1))
 
-    def _columns(self, x: Tensor) -> Tensor:
+    def _columns(self, x: Tensor, at: Tensor | None) -> Tensor:
         assert self.window is not None  # a convolution
         stride, pads, dilation = self.window
         x = F.pad(x, torch_pads(pads)) if any(pads) else x
@@ -92,7 +94,9 @@ class WeightUse:
                 *(step * s for step, s in zip(steps, stride, strict=True)),
             ),
         )
-        return view.reshape(len(x), self.groups, -1, math.prod(out))
+        if at is not None:
+            view = view[(..., *torch.unravel_index(at, tuple(out)))]  # type: ignore[index]  # torch gives tensors
+        return view.reshape(len(x), self.groups, -1, math.prod(out) if at is None else len(at))
 
 
 def weight_use(name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> WeightUse:

@@ -35,6 +35,7 @@ from .pact import PactQuantizer
 from .weight import WeightQuantizer
 
 _PREFIX = "quantizers"
+_LEFT_FLOAT = "left_float"
 
 
 def fitted_weight(entry: WeightQuant, weight: Tensor) -> nn.Module:
@@ -99,6 +100,7 @@ def attach(
             "this model, or leave --plan out to make one."
         )
     graph_module.add_submodule(_PREFIX, nn.Module())
+    graph_module.meta[_LEFT_FLOAT] = plan.left_float
     for index, weight in enumerate(plan.weights):
         kernels = len(parameters[weight.name])
         if kernels != len(weight.bits):
@@ -202,9 +204,10 @@ def real_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def read_plan(module: nn.Module) -> Plan:
+def read_plan(module: fx.GraphModule) -> Plan:
     """The plan as the quantizers stand now."""
     return Plan(
         weights=tuple(q.to_plan() for q in weight_quantizers(module)),
         activations=tuple(q.to_plan() for q in activation_quantizers(module)),
+        left_float=module.meta[_LEFT_FLOAT],
     )

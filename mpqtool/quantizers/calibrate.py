@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["calibrate", "collect", "learn_sizes", "observe", "passing_unset"]
+__all__ = ["calibrate", "collect", "learn_sizes", "observe", "passing_unset", "set_ranges"]
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -58,6 +58,13 @@ def calibrate(
         TrainingError: A value is not finite.
     """
     seen = observe(graph_module, batches, quantizers, histogram=ranges in OF_HISTOGRAM, on_samples=on_samples)
+    set_ranges(seen, quantizers, ranges)
+
+
+def set_ranges(
+    seen: Mapping[str, Observer], quantizers: Sequence[ActivationQuantizer], ranges: Ranges
+) -> None:
+    """Set scale and zero point of each quantizer by what was seen of its values."""
     for quantizer in quantizers:
         scale, zero_point = RANGES[ranges](
             seen[quantizer.name], int(quantizer.bits), nonnegative=quantizer.nonnegative
@@ -72,6 +79,7 @@ def observe(
     quantizers: Sequence[nn.Module],
     *,
     histogram: bool = False,
+    refuse_infinite: bool = True,
     on_samples: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Observer]:
     """What is seen of the values that reach some quantizers, by value name.
@@ -81,12 +89,13 @@ def observe(
         batches: Inputs, positional in graph order.
         quantizers: Which ones; those of them that are set pass their values through all the same.
         histogram: Whether to count all elements in histograms.
+        refuse_infinite: Whether a value may not be infinite or NaN; else ``Observer.is_finite`` tells.
         on_samples: Is told the number of samples of every batch that is done.
 
     Raises:
         TrainingError: A value is not finite.
     """
-    collector = _Collector(graph_module, quantizers, histogram=histogram)
+    collector = _Collector(graph_module, quantizers, histogram=histogram, refuse_infinite=refuse_infinite)
     training = graph_module.training
     graph_module.eval()
     try:
@@ -114,10 +123,16 @@ class _Collector(fx.Interpreter):
     """Observe what reaches the wanted quantizers; unset quantizers pass values through."""
 
     def __init__(
-        self, module: fx.GraphModule, wanted: Sequence[nn.Module], *, histogram: bool = False
+        self,
+        module: fx.GraphModule,
+        wanted: Sequence[nn.Module],
+        *,
+        histogram: bool = False,
+        refuse_infinite: bool = True,
     ) -> None:
         super().__init__(module)
-        self.wanted, self.histogram = set(wanted), histogram
+        self.extra_traceback = False  # it would be part of the message
+        self.wanted, self.histogram, self.refuse_infinite = set(wanted), histogram, refuse_infinite
         self.seen: dict[str, Observer] = {}
 
     def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
@@ -134,7 +149,7 @@ class _Collector(fx.Interpreter):
             self.seen[name] = Observer(histogram=self.histogram)
         observer = self.seen[name]
         observer.add(x)
-        if not observer.is_finite:
+        if self.refuse_infinite and not observer.is_finite:
             raise TrainingError(
                 f"The value {name!r} becomes infinite or NaN on the training inputs. Scale "
                 "the inputs, or give a smaller --lr."

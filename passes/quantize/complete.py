@@ -81,8 +81,14 @@ def check_fits(model: ir.Model, plan: Plan) -> None:
         PlanError: It does not, or an offset cannot be folded; the first tensor that does not fit is named.
     """
     expected = place(model, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
-    _check_names("weight", [w.name for w in plan.weights], [w.name for w in expected.weights])
-    _check_names("activation", [a.name for a in plan.activations], [a.name for a in expected.activations])
+    left, weights, activations = (
+        list(plan.left_float),
+        [w.name for w in expected.weights],
+        [a.name for a in expected.activations],
+    )
+    _check_names("tensor left in float", left, [*weights, *activations], complete=False)
+    _check_names("weight", [w.name for w in plan.weights], [w for w in weights if w not in left])
+    _check_names("activation", [a.name for a in plan.activations], [a for a in activations if a not in left])
     for planned in plan.weights:
         of_model = expected.weight(planned.name)
         if of_model is not None and len(planned.bits) != len(of_model.bits):
@@ -93,18 +99,18 @@ def check_fits(model: ir.Model, plan: Plan) -> None:
     check_offsets(model, plan)
 
 
-def _check_names(kind: str, found: list[str], allowed: list[str]) -> None:
+def _check_names(kind: str, found: list[str], allowed: list[str], *, complete: bool = True) -> None:
     for name in found:
         if name not in allowed:
             raise PlanError(
                 f"Plan does not fit the model: found {kind} {name!r}, allowed {_shown(allowed)}. "
                 "Remove it, or make the plan anew from this model."
             )
-    for name in allowed:
+    for name in allowed if complete else ():
         if name not in found:
             raise PlanError(
                 f"Plan does not fit the model: {kind} {name!r} is missing, found {_shown(found)}. "
-                "Add it, or make the plan anew from this model."
+                "Add it, to left_float if it is to stay float, or make the plan anew from this model."
             )
 
 

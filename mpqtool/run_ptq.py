@@ -1,0 +1,141 @@
+"""Post-training quantization in a run: calibrate, round, correct biases; nothing is trained."""
+
+from __future__ import annotations
+
+__all__ = ["post_training"]
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
+
+from mpqtool.importer import import_graph
+from mpqtool.importer.writeback import write_parameters
+from mpqtool.passes.layers import bias_of, is_layer, set_bias
+from mpqtool.passes.plan import Plan
+from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
+from mpqtool.passes.values import gathered_names
+
+from .finished import Finished, freeze, parameter_arrays, short
+from .job import Job
+from .method_options import MIXED
+from .methods.ptq import reconstruct, samples_that_fit
+from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
+from .quantizers.calibrate import observe, set_ranges
+from .quantizers.ranges import OF_HISTOGRAM, Ranges
+from .run_mixed import Trials, descend, repair
+from .simulate import IntegerSimulation
+
+_BATCH = 32
+"""Samples that operators take at once."""
+
+
+def post_training(job: Job) -> Finished:
+    """Fit ranges, then round weights and correct biases layer by layer; at other widths, if asked or needed.
+
+    Raises:
+        ModelError: No plan holds the floor under the accuracy.
+        OptionError: BitOPs are limited, and those of a layer are not known.
+    """
+    chunks = _chunks(job, job.options.calibration_samples)
+    trials = Trials(job, lambda plan: _rounded(job, _fitted(job, plan, chunks), chunks))
+    found = trials(job.plan)
+    if job.options.bits == MIXED and trials.holds(found):
+        found = descend(trials, found, chunks)
+    if not trials.holds(found) and not trials.limits:
+        found = repair(trials, found, chunks)
+    return trials.told(found)
+
+
+def _fitted(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Plan:
+    """The plan with the scale of every weight and activation, as the files can hold them.
+
+    Scales of weights are those of the least squared error; activations follow ``--ranges``. Values that become
+    infinite on the data are left in float.
+    """
+    network = attach(import_graph(job.folded), plan)
+    parameters = dict(network.named_parameters())
+    for weight in plain_weights(network):
+        weight.fit(parameters[weight.name])
+    values = plain_activations(network)
+    ranges: Ranges = job.options.ranges  # type: ignore[assignment]  # options check it
+    with job.reporter.progress(sum(len(chunk[0]) for chunk in chunks), "calibrating") as progress:
+        seen = observe(
+            network, chunks, values, histogram=ranges in OF_HISTOGRAM, refuse_infinite=False,
+            on_samples=progress.advance,
+        )  # fmt: skip
+    infinite = {
+        name: "it becomes infinite or NaN" for name, observer in seen.items() if not observer.is_finite
+    }
+    if infinite:
+        return _fitted(job, plan.without(infinite), chunks)
+    set_ranges(seen, values, ranges)
+    plan = read_plan(network)
+    activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
+    return with_exact_sums(job.folded, plan.replaced(activations=activations))
+
+
+def _rounded(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished:
+    """The network of a complete plan: its weights as codes, its biases made to fit."""
+    options, model = job.options, job.folded
+    network = attach(import_graph(model), plan)
+    if options.rounding != "nearest" or options.bias_correction:
+        fitting = _that_fit(network, chunks)
+        with job.reporter.progress(len(plan.weights), "rounding") as progress:
+            found = reconstruct(
+                network, fitting, rounding=options.rounding, correct_bias=options.bias_correction,  # type: ignore[arg-type]  # options check it
+                on_layer=progress.advance,
+            )  # fmt: skip
+        _say_left_alone(job, found.left_alone)
+        model = _with_biases(model, found.biases)
+        write_parameters(model, _weights(network))
+    plan = with_fine_biases(model, raise_dead_scales(model, plan))
+    network = attach(import_graph(model), plan)
+    return freeze(network, IntegerSimulation(network), model, [])
+
+
+def _chunks(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
+    """Calibration inputs: some of the training split, always the same ones."""
+    count = len(job.tuning)
+    if samples < count:
+        rows = np.sort(np.random.default_rng(job.options.seed).permutation(count)[:samples])
+        columns = [torch.from_numpy(array[rows]) for array in job.tuning.inputs.values()]
+    else:
+        columns = [torch.from_numpy(array) for array in job.tuning.inputs.values()]
+    return list(zip(*(column.split(_BATCH) for column in columns), strict=True))
+
+
+def _that_fit(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """So many chunks that their values fit in memory, one sample at least."""
+    most = samples_that_fit(network, chunks[0])
+    if most < len(chunks[0][0]):
+        return [tuple(column[:most] for column in chunks[0])]
+    return chunks[: max(1, most // _BATCH)]
+
+
+def _weights(network: fx.GraphModule) -> dict[str, np.ndarray]:
+    names = {quantizer.name for quantizer in plain_weights(network)}
+    return {name: array for name, array in parameter_arrays(network).items() if name in names}
+
+
+def _with_biases(model: ir.Model, added: Mapping[str, Tensor]) -> ir.Model:
+    """The model with more on the biases of the layers with these weights."""
+    model = model.clone()
+    with gathered_names(model.graph):
+        for node in model.graph:
+            name = str(node.inputs[1].name) if is_layer(node) and node.inputs[1] is not None else ""
+            if name in added:
+                bias, more = bias_of(node), added[name].numpy()
+                set_bias(node, more if bias is None else np.asarray(bias + more, np.float32))
+    return model
+
+
+def _say_left_alone(job: Job, left_alone: Mapping[str, str]) -> None:
+    if left_alone:
+        name, reason = next(iter(left_alone.items()))
+        job.reporter.say(
+            f"{len(left_alone)} weights are rounded to nearest, with their biases as they were: {name!r}, as "
+            f"{reason.rstrip('.')}"
+        )
