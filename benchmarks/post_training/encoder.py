@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["export", "samples", "trained"]
 
+import logging
 import pathlib
 
 import numpy as np
@@ -96,9 +97,7 @@ def trained(seed: int = 0) -> Encoder:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(
-        f"encoder: cross entropy {float(loss):.3f} behind {_STEPS} steps; of chance {np.log(VOCABULARY):.3f}"
-    )
+    print(f"encoder: cross entropy {loss.detach():.3f} in the end, {np.log(VOCABULARY):.3f} by chance")
     return encoder.eval()
 
 
@@ -106,6 +105,7 @@ def export(encoder: Encoder, path: pathlib.Path) -> None:
     """Write it as torch does: ``mpqtool export`` is for one input of float32."""
     example = tuple(torch.from_numpy(array) for array in samples(2, 0).values())
     batch = torch.export.Dim("batch", min=1)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that are not needed
     program = torch.onnx.export(
         encoder, example, dynamo=True, opset_version=20, verbose=False,
         input_names=["input_ids", "attention_mask"], output_names=["tokens", "mean"],
