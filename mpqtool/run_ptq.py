@@ -25,8 +25,9 @@ from .methods.ptq import reconstruct, samples_that_fit
 from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
 from .quantizers.calibrate import observe, set_ranges
 from .quantizers.ranges import OF_HISTOGRAM, Ranges
-from .run_mixed import Trials, descend, repair
+from .run_mixed import descend, repair
 from .simulate import IntegerSimulation
+from .trials import Trials
 
 _BATCH = 32
 """Samples that operators take at once."""
@@ -52,8 +53,8 @@ def post_training(job: Job) -> Finished:
 def _fitted(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Plan:
     """The plan with the scale of every weight and activation, as the files can hold them.
 
-    Scales of weights are those of the least squared error; activations follow ``--ranges``. Values that become
-    infinite on the data are left in float.
+    Scales of weights are those of the least squared error; activations follow ``--ranges``. Values
+    that become infinite on the data are left in float.
     """
     network = attach(import_graph(job.folded), plan)
     parameters = dict(network.named_parameters())

@@ -1,4 +1,4 @@
-"""The layers of a model at the widths of a plan: what ``inspect`` tells of its files, before there are any."""
+"""The layers of a model at the widths of a plan, as ``inspect`` tells them of its files."""
 
 from __future__ import annotations
 

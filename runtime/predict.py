@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .session import make_session
 
-BATCH = 250
+BATCH = 32
 
 
 def batch_size(model: ir.Model) -> int:

@@ -27,7 +27,7 @@ _POSITIONS = 2**14
 """Positions that the moments of a layer are taken from, over all samples; at least four for each input."""
 _FINE = 8
 """Bits at which rounding to nearest is as good, and takes no time."""
-_MEMORY = 2**30
+_MEMORY = 2**29
 """Bytes that values of all samples may take at one time, both networks together."""
 
 

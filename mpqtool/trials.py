@@ -1,0 +1,174 @@
+"""Plans of one model that are tried: fitted, measured on held-out data, held against floor and limits."""
+
+from __future__ import annotations
+
+__all__ = ["Trial", "Trials"]
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from mpqtool.importer import import_graph
+from mpqtool.passes.plan import Plan
+
+from .coverage import open_sizes
+from .data import Split
+from .errors import OptionError
+from .finished import Finished
+from .job import Job
+from .method_options import MIXED
+from .methods.budgets import in_words
+from .metrics import metric_name, score
+from .options import parse_bits
+from .prices import make_plan_prices
+
+_MEASURED = 1024
+"""Held-out samples, at most, that a plan is measured on."""
+
+Make = Callable[[Plan], Finished]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A plan that was tried.
+
+    Attributes:
+        plan: Widths, before anything was fitted.
+        finished: What became of it.
+        held_out: Its metric on held-out data.
+        costs: What it costs, by name of a budget.
+    """
+
+    plan: Plan
+    finished: Finished
+    held_out: float
+    costs: Mapping[str, float]
+
+
+class Trials:
+    """Makes networks of plans, and measures them; one at a time is kept.
+
+    Attributes:
+        floor: The metric on held-out data that a plan must have.
+        points: One row per plan that was tried.
+        limits: What a plan may cost, by name of a budget.
+
+    Args:
+        job: The run.
+        make: Fits a plan.
+    """
+
+    def __init__(self, job: Job, make: Make) -> None:
+        self.job, self._make = job, make
+        split = job.held_out
+        stride = max(1, -(-len(split) // _MEASURED))
+        labels = None if split.labels is None else split.labels[::stride]
+        self._split = Split({name: array[::stride] for name, array in split.inputs.items()}, labels)
+        self._reference = _outputs(import_graph(job.folded), self._split)
+        self._metric = metric_name(self._reference, labels)
+        self._costs = make_plan_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
+        self.points: list[dict[str, Any]] = []
+        self.floor, self.limits = self._floor(), self._limits()
+
+    def __call__(self, plan: Plan) -> Trial:
+        """Fit a plan, and measure it."""
+        finished = self._make(plan)
+        outputs = _outputs(finished.simulation, self._split)
+        held_out = score(self._metric, outputs, self._reference, self._split.labels)
+        costs = self._costs(plan)
+        row = {**costs, "left_float": len(plan.left_float), "held_out": held_out,
+               "feasible": held_out >= self.floor and self.affords(costs)}  # fmt: skip
+        self.points.append(row)
+        self.job.reporter.event("point", **row)
+        return Trial(plan, finished, held_out, costs)
+
+    def holds(self, trial: Trial) -> bool:
+        """Whether a plan is accurate enough."""
+        return trial.held_out >= self.floor
+
+    def costs(self, plan: Plan) -> Mapping[str, float]:
+        """What a plan costs, which nothing needs to be fitted for."""
+        return self._costs(plan)
+
+    def affords(self, costs: Mapping[str, float]) -> bool:
+        """Whether no limit is exceeded."""
+        return all(costs[name] <= limit for name, limit in self.limits.items())
+
+    def told(self, trial: Trial) -> Finished:
+        """What became of the plan that is taken, with all that were tried, and what binds."""
+        used = {name: trial.costs[name] for name in self.limits}
+        missed = [name for name, limit in self.limits.items() if used[name] > limit]
+        accurate = self.holds(trial)
+        floor = "min_sqnr" if self._metric == "sqnr_db" else "max_drop"
+        binding: str | None = None
+        if not accurate or (self.job.options.bits == MIXED and not self.limits):
+            binding = floor
+        elif self.limits:
+            binding = max(self.limits, key=lambda name: used[name] / self.limits[name])
+        self._say(trial, missed, accurate, binding)
+        budgets = {
+            "limits": self.limits, "used": used, "floor": self.floor, "held_out": trial.held_out,
+            "binding": binding, "feasible": accurate and not missed,
+        }  # fmt: skip
+        return dataclasses.replace(trial.finished, points=self.points, budgets=budgets)
+
+    def _say(self, trial: Trial, missed: list[str], accurate: bool, binding: str | None) -> None:
+        reporter = self.job.reporter
+        words = {name: in_words(name, trial.costs[name]) for name in self.limits}
+        if accurate and not missed:
+            if binding is not None:
+                what = words.get(binding, f"accuracy, {self.said(trial)}")
+                reporter.say(f"budgets: all are met; what binds is {what}")
+            return
+        faults = [] if accurate else [self.said(trial)]
+        faults += [f"{words[name]}, {self.limits[name]:g} asked" for name in missed]
+        held = [point for point in self.points if point["held_out"] >= self.floor]
+        best = min(held, key=lambda point: point["size"], default=None)
+        closest = (
+            "none of the plans tried holds the floor"
+            if best is None
+            else f"the smallest that holds the floor has W{best['weights']:.2f} A{best['activations']:.2f}, "
+            f"{best['size']:,} bytes of weights"
+        )
+        reporter.warn(f"budgets: no plan meets all; this one has {' and '.join(faults)}; {closest}")
+
+    def said(self, trial: Trial) -> str:
+        """The metric of a plan beside what it must be, for a person."""
+        unit = "dB" if self._metric == "sqnr_db" else f"% {self._metric}"
+        return f"{trial.held_out:.2f} {unit} on held-out data, at least {self.floor:.2f} asked"
+
+    def _floor(self) -> float:
+        options, labels = self.job.options, self._split.labels
+        if self._metric == "sqnr_db":
+            return options.min_sqnr
+        exact = score(self._metric, self._reference, self._reference, labels)
+        # One sample more or less is no drop that could be told from noise.
+        return exact - max(options.max_drop, 100 / len(self._split)) - 1e-9
+
+    def _limits(self) -> dict[str, float]:
+        options, limits = self.job.options, dict[str, float]()
+        if options.target_bits is not None:
+            limits["weights"], limits["activations"] = parse_bits(options.target_bits)
+        if options.target_size is not None:
+            limits["size"] = options.target_size
+        if options.target_bitops is not None:
+            limits["bitops"] = options.target_bitops
+            if math.isinf(self._costs(self.job.plan)["bitops"]):
+                raise OptionError(
+                    f"target_bitops {options.target_bitops:g} cannot be checked: the size of a layer's "
+                    "result is not known, so its multiply-accumulates are not. Give another target."
+                )
+        return limits
+
+
+@torch.no_grad()
+def _outputs(network: Callable[..., Any], split: Split) -> list[Any]:
+    """Outputs over a split, in graph order."""
+    columns = [torch.from_numpy(array).split(64) for array in split.inputs.values()]
+    if isinstance(network, torch.nn.Module):
+        network.eval()
+    parts = [network(*batch) for batch in zip(*columns, strict=True)]
+    return [torch.cat(of_output).numpy() for of_output in zip(*parts, strict=True)]
