@@ -2,6 +2,7 @@
 
     python benchmarks/ptq_ocr.py --models DIR [--out build/ptq_ocr] [--only direction]
     python benchmarks/ptq_ocr.py --models DIR --write docs/results.md
+    python benchmarks/ptq_ocr.py --models DIR --quick
 
 DIR holds the models of rapidocr, which are in its wheel: ``pip download --no-deps
 rapidocr-onnxruntime==1.4.4``, and unzip. Lines and pages are drawn with the TrueType fonts below ``--fonts``,
@@ -31,7 +32,9 @@ from post_training.text import fonts
 
 from mpqtool import rundir
 
-_LINES, _PAGES, _SEQUENCES = (512, 1000), (48, 16), (512, 500)  # to calibrate on, to measure on
+_SAMPLES = {"direction": (512, 1000), "detection": (48, 16), "encoder": (512, 500)}
+_FEW = {"direction": (48, 64), "detection": (6, 2), "encoder": (64, 32)}
+"""How many to calibrate on, and others to measure on."""
 _BLUR, _NOISE = 0.7, 20.0  # so much that the float model errs at times: else nothing can be lost
 _POINTS, _DB = 0.5, 20.0
 
@@ -45,12 +48,12 @@ class Case:
     Attributes:
         title: For the table.
         model: The float file.
-        draw: Gives the arrays of an ``.npz`` file as mpqtool reads it.
+        draw: Gives so many samples by a seed: arrays by name, as an ``.npz`` file of mpqtool has them.
     """
 
     title: str
     model: pathlib.Path
-    draw: Callable[[], Arrays]
+    draw: Callable[[int, int], Arrays]
 
 
 def main() -> None:
@@ -64,20 +67,24 @@ def main() -> None:
     parser.add_argument(
         "--write", type=pathlib.Path, help="page with a section between <!-- ptq-ocr --> marks"
     )
+    parser.add_argument("--quick", action="store_true", help="few samples: does it work?")
     arguments = parser.parse_args()
+    if arguments.quick and arguments.write:
+        parser.error("--quick measures nothing that is worth writing down; leave --quick or --write out")
     torch.set_num_threads(arguments.threads)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out / "quick" if arguments.quick else arguments.out
+    out.mkdir(parents=True, exist_ok=True)
 
     rows, relations = [], []
-    for name, case in _cases(arguments.models, arguments.fonts, arguments.out).items():
+    for name, case in _cases(arguments.models, arguments.fonts, out).items():
         if arguments.only and name not in arguments.only:
             continue
-        data = arguments.out / f"{name}.npz"
+        data = out / f"{name}.npz"
         if not data.exists():
-            np.savez(data, **case.draw())
-        folder = arguments.out / name
+            np.savez(data, **_splits(case.draw, (_FEW if arguments.quick else _SAMPLES)[name]))
+        folder = out / name
         command = mpqtool_command("quantize", case.model, "--data", data, "-o", folder)
-        done = run([*command, *shlex.split(arguments.options)], arguments.out / f"{name}.log")
+        done = run([*command, *shlex.split(arguments.options)], out / f"{name}.log")
         if done.failure is not None:
             print(f"{name}: {done.failure}", flush=True)
             rows.append([case.title, done.failure])
@@ -111,20 +118,17 @@ def _cases(models: pathlib.Path, folder: pathlib.Path, out: pathlib.Path) -> dic
         "direction": Case(
             title="PP-OCR direction",
             model=_found(models / "ch_ppocr_mobile_v2.0_cls_infer.onnx"),
-            draw=lambda: _splits(
-                lambda count, seed: _labelled(*lines(count, fonts(folder), seed, blur=_BLUR, noise=_NOISE)),
-                _LINES,
-            ),
+            draw=lambda count, seed: _labelled(*lines(count, fonts(folder), seed, blur=_BLUR, noise=_NOISE)),
         ),
         "detection": Case(
             title="PP-OCRv4 detection",
             model=_found(models / "ch_PP-OCRv4_det_infer.onnx"),
-            draw=lambda: _splits(lambda count, seed: {"x": pages(count, fonts(folder), seed)}, _PAGES),
+            draw=lambda count, seed: {"x": pages(count, fonts(folder), seed)},
         ),
         "encoder": Case(
             title="encoder of tokens",
             model=_encoder(out / "encoder.onnx"),
-            draw=lambda: _splits(encoder.samples, _SEQUENCES),
+            draw=encoder.samples,
         ),
     }
 
