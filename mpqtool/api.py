@@ -60,9 +60,10 @@ def quantize(
 
     Args:
         model: The float ONNX file.
-        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"`` or ``"adaqat"``. None:
-            ``"impq"``; with a plan, which is applied as it is then, none.
-        data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx``.
+        method: How bit-widths and scales are found: ``"impq"``, ``"lsq"``, ``"lsq+"``, ``"adaqat"``,
+            ``"ptq"`` or ``"fat"``. None: ``"impq"``; with a plan, which is applied as it is then, none.
+        data: Where inputs come from; see ``mpqtool.data``. None: ``model.npz`` beside ``model.onnx`` if it is
+            there; else, and with ``"none"``, they are made from the model, and no accuracy is measured.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         reporter: Where progress goes; None: only to the log file.
         **options: The other fields of ``QuantizeOptions``; ``--lambda`` is ``lambda_``.
@@ -235,10 +236,11 @@ def sensitivity(model: Path, *, reporter: Reporter | None = None, **options: Any
 
     Returns:
         ``uniform``: for each width of all weights the ``bound`` on the share of samples whose answer changes,
-        and that share as ``measured``; both None for a model without class logits. ``groups``: every kernel,
-        and every activation, whose ``kernel`` is None, with the ``noise_gain`` of equations 2 and 3, in units
-        of the tensor, how many ``weights`` it has, and its ``sensitivity``: the noise gain times the square
-        of the step at 8 bits, by which they are sorted, the largest first. Beside these, what was given.
+        and that share as ``measured``, None without data; both None for a model without class logits.
+        ``groups``: every kernel, and every activation, whose ``kernel`` is None, with the ``noise_gain`` of
+        equations 2 and 3, in units of the tensor, how many ``weights`` it has, and its ``sensitivity``: the
+        noise gain times the square of the step at 8 bits, by which they are sorted, the largest first. Beside
+        these, what was given.
 
     Raises:
         OptionError: There is no such option, or its value is not allowed.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Observer", "task_loss"]
+__all__ = ["Batch", "Observer", "TaskLoss", "relative_error", "task_loss"]
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,13 +22,18 @@ class Batch:
 
     Attributes:
         inputs: In graph order, ``(batch, ...)``.
-        labels: Class indices, ``(batch,)``; None: learn from the teacher alone.
+        labels: Class indices, ``(batch,)``, or what a loss of the user takes, ``(batch, ...)``; None: learn
+            from the teacher alone.
         taught: What the teacher gives for the inputs; None: there is no teacher.
     """
 
     inputs: Sequence[Tensor]
     labels: Tensor | None
     taught: Sequence[Tensor] | None
+
+
+TaskLoss = Callable[[Sequence[Tensor], Batch], Tensor]
+"""Gives the mean loss over a batch, ``()``, of a network's outputs in graph order."""
 
 
 class Observer(Protocol):
@@ -54,12 +59,7 @@ def task_loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         assert hard is not None  # without a teacher there are labels
         return hard
     if logits.ndim != 2 or len(outputs) != 1:
-        # No class logits: relative squared error, each output in units of its own power.
-        errors = [
-            F.mse_loss(y, t) / t.square().mean().clamp(min=1e-12)
-            for y, t in zip(outputs, taught, strict=True)
-        ]
-        return torch.stack(errors).sum()
+        return relative_error(outputs, batch)
     soft = _TEMPERATURE**2 * F.kl_div(
         F.log_softmax(logits / _TEMPERATURE, 1),
         F.log_softmax(taught[0] / _TEMPERATURE, 1),
@@ -67,3 +67,13 @@ def task_loss(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
         reduction="batchmean",
     )
     return soft if hard is None else (1 - _DISTILL_SHARE) * hard + _DISTILL_SHARE * soft
+
+
+def relative_error(outputs: Sequence[Tensor], batch: Batch) -> Tensor:
+    """The squared distance to the teacher, ``()``, each output in units of its own power: no class logits."""
+    assert batch.taught is not None
+    errors = [
+        F.mse_loss(y, t) / t.square().mean().clamp(min=1e-12)
+        for y, t in zip(outputs, batch.taught, strict=True)
+    ]
+    return torch.stack(errors).sum()

@@ -118,7 +118,7 @@ def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> Veri
             job.out / rundir.QDQ,
             test.batches(BATCH),
             simulate=simulation.eval().on_arrays(job.folded),
-            labels=test.labels,
+            labels=test.labels if job.data.class_labels else None,
             on_batch=progress.advance,
         )
 
@@ -160,11 +160,11 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         seed=options.seed,
         model=ModelInfo(path=str(job.path), sha256=job.digest),
         data=DataInfo(
-            spec=data.spec, train=len(data.train), test=len(data.test), labels=data.test.labels is not None,
-            mode=job.mode,
+            spec=None if data.synthetic else data.spec, mode=job.mode,
+            train=len(data.train), test=len(data.test), labels=data.test.labels is not None,
         ),
         metric=Metric(
-            name=job.metric,
+            name=None if data.synthetic else job.metric,
             float=job.test_score(job.float_outputs),
             fake_quant=job.test_score(fake_outputs),
             qdq=job.test_score(predict(job.out / rundir.QDQ, inputs)),
@@ -180,7 +180,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
             local_rate=proof.local_rate, local_left_out=proof.local_left_out,
         ),
         nodes=Nodes(**facts["nodes"]),
-        history=finished.history,
-        points=finished.points,
+        history=[job.reporter.named(row) for row in finished.history],
+        points=[job.reporter.named(row) for row in finished.points],
         budgets=finished.budgets,
     )  # fmt: skip

@@ -18,17 +18,12 @@ from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes import pipelines
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid, Plan, WeightQuant
-from mpqtool.passes.quantize import (
-    raise_dead_scales,
-    snap,
-    with_exact_sums,
-    with_fine_biases,
-)
+from mpqtool.passes.quantize import snap
 from mpqtool.passes.values import array
 
 from .checkpoint import Checkpoint, tensors_under
 from .errors import TrainingError
-from .finished import Finished, freeze, parameter_arrays, short
+from .finished import Finished, freeze, parameter_arrays, settled
 from .job import Job
 from .method_options import INTEGER_SHARE
 from .quantizers.attach import (
@@ -153,10 +148,7 @@ def _fold(job: Job, network: fx.GraphModule) -> tuple[ir.Model, Plan]:
     plan = read_plan(network)
     _say_turned(job, plan, factors)
     weights = [_rescaled(entry, factors.get(entry.name)) for entry in plan.weights]
-    plan = snap(folded, plan.replaced(weights=weights))
-    activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
-    plan = plan.replaced(activations=activations)
-    return folded, with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))
+    return folded, settled(folded, snap(folded, plan.replaced(weights=weights)))
 
 
 def _check_finite(folded: ir.Model) -> None:

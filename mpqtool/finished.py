@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Finished", "freeze", "parameter_arrays", "short"]
+__all__ = ["Finished", "freeze", "parameter_arrays", "settled", "short"]
 
 import dataclasses
 import math
@@ -16,6 +16,7 @@ from torch import fx
 
 from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes.plan import Plan
+from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
 
 from .quantizers.attach import plain_weights, read_plan, real_weights
 from .simulate import IntegerSimulation
@@ -78,3 +79,15 @@ def short(scale: float | None) -> float | None:
         return None
     mantissa, exponent = math.frexp(scale)
     return math.ldexp(round(mantissa * 2**12), exponent - 12)
+
+
+def settled(folded: ir.Model, plan: Plan) -> Plan:
+    """The plan with its numbers moved, by next to nothing, to where files and integers agree on them.
+
+    Args:
+        folded: Normal graph with BatchNormalization folded.
+        plan: Complete, without offsets that cannot be folded.
+    """
+    activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
+    plan = plan.replaced(activations=activations)
+    return with_fine_biases(folded, raise_dead_scales(folded, with_exact_sums(folded, plan)))

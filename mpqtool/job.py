@@ -25,12 +25,15 @@ from mpqtool.passes.quantize import check_fits, extract
 from mpqtool.runtime.predict import predict
 
 from . import rundir
+from .batch import TaskLoss
 from .checkpoint import Checkpoint, save_checkpoint
 from .coverage import float_layers, open_sizes, uncounted_tables
 from .crosscheck import check_import, check_learnable, check_normal_form
 from .data import Data, Split
 from .errors import ModelError
-from .metrics import Metric, metric_name, score
+from .goal import make_goal, own_functions
+from .method_options import UNLABELED, epochs_for
+from .metrics import Measure
 from .options import QuantizeOptions
 from .processes import is_main
 from .reporter import Reporter
@@ -63,7 +66,9 @@ class Job:
         tuning: The part of the training split that the search learns from.
         held_out: The rest of it, on which the search decides.
         float_outputs: The float model's outputs on the test split.
-        metric: The measure all forms of the model are compared by.
+        metric: Name of the measure all forms of the model are compared by.
+        measure: That measure.
+        loss: What training makes smaller.
         seconds: Time spent, by stage.
         started: Clock reading at the start.
         checkpoint: Where an earlier run of the same job stopped, if this one goes on from it.
@@ -82,19 +87,32 @@ class Job:
     tuning: Split
     held_out: Split
     float_outputs: list[NDArray[Any]]
-    metric: Metric
+    metric: str
+    measure: Measure
+    loss: TaskLoss
     seconds: dict[str, float]
     started: float
     checkpoint: Checkpoint | None = None
 
     @property
-    def mode(self) -> Literal["labels", "distill"]:
+    def mode(self) -> Literal["labels", "distill", "data-free"]:
         """What is learned from."""
-        return "distill" if self.options.distill or self.data.train.labels is None else "labels"
+        if self.data.synthetic:
+            return "data-free"
+        taught = self.options.distill or self.options.method in UNLABELED
+        return "labels" if self.has_lesson and not taught else "distill"
 
-    def test_score(self, outputs: list[NDArray[Any]]) -> float:
-        """The metric of some outputs on the test split."""
-        return score(self.metric, outputs, self.float_outputs, self.data.test.labels)
+    @property
+    def has_lesson(self) -> bool:
+        """Whether there are labels that the loss understands."""
+        understood = self.data.class_labels or self.options.loss is not None
+        return understood and self.data.train.labels is not None
+
+    def test_score(self, outputs: list[NDArray[Any]]) -> float | None:
+        """The metric of some outputs on the test split; None where that is made up, and would say nothing."""
+        if self.data.synthetic:
+            return None
+        return self.measure(outputs, self.float_outputs, self.data.test.labels)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -143,11 +161,13 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     Raises:
         ModelError: The file cannot be read, or an operator cannot be imported.
         PlanError: ``options.plan`` does not fit the model.
-        DataError: There is no data, or it does not fit the model.
+        DataError: The data does not fit the model; or there is none, and none can be made.
+        OptionError: There is no data, and an option needs it; or a metric or loss does not work.
         CheckpointError: ``options.resume`` or ``options.take`` does not fit what is in the run directory.
     """
     started = time.perf_counter()
     path = pathlib.Path(path)
+    own = own_functions(options)
     loaded = load_model(path)
     is_qdq = any(node.op_type == "DequantizeLinear" for node in loaded.graph)
     if is_qdq:
@@ -173,13 +193,17 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     if given is not None:
         check_fits(folded, given)
         plan = given
-    data = read_data(path, model, options, reporter)
+    data = read_data(path, model, network, options, reporter)
     _say_what_stays_float(folded, data, reporter, plan=plan, placed=placed)
     if not is_qdq:  # the network inside a QDQ file is, without its quantizers, not what the file computes
         check_normal_form(path, model, data.test)
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
+    goal = make_goal(options, own, data, float_outputs)
     tuning, held_out = hold_out(data.train, options.seed)
+    if options.epochs is None:
+        samples = min(options.epoch_samples or len(tuning), len(tuning))
+        options = dataclasses.replace(options, epochs=epochs_for(samples, options.batch_size))
     if options.method == "adaqat":
         model = with_batch_norm(model, network, tuning, reporter)
         folded = pipelines.fold_batch_norm(model)
@@ -188,7 +212,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
         path=path, digest=digest, float_bytes=stored_bytes(path),
         options=options, reporter=reporter, out=out, model=model, folded=folded,
         plan=plan, data=data, tuning=tuning, held_out=held_out, float_outputs=float_outputs,
-        metric=metric_name(float_outputs, data.test.labels), seconds={}, started=started,
+        metric=goal.metric, measure=goal.measure, loss=goal.loss, seconds={}, started=started,
     )  # fmt: skip
     job.checkpoint = find_checkpoint(job)
     job.seconds["import"] = time.perf_counter() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BATCHES",
     "BITS",
     "EPOCHS",
     "EPOCHS_FROM_SCRATCH",
@@ -11,6 +12,7 @@ __all__ = [
     "INTEGER_SHARE",
     "LR",
     "LR_FROM_SCRATCH",
+    "LR_OF_THRESHOLDS",
     "METHODS",
     "METHODS_OF",
     "MIXED",
@@ -19,13 +21,17 @@ __all__ = [
     "SEARCH_SHARE",
     "START_BITS",
     "TARGET_BITS",
+    "UNLABELED",
+    "epochs_for",
     "method_of",
     "why_without_effect",
 ]
 
-METHODS = ("impq", "lsq", "lsq+", "adaqat", "ptq")
+METHODS = ("impq", "lsq", "lsq+", "adaqat", "ptq", "fat")
 _LEARNED_SCALES = ("lsq", "lsq+")
 _TRAINED = ("impq", *_LEARNED_SCALES, "adaqat")
+UNLABELED = ("fat",)
+"""Methods that never look at labels."""
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
@@ -39,15 +45,19 @@ METHODS_OF = {
     ),
     "granularity": ("impq", "adaqat"),
     **dict.fromkeys(("config", "weight_scales", "weight_grid", "init", "patience"), _LEARNED_SCALES),
-    "bits": (*_LEARNED_SCALES, "ptq"),
-    "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq"),
-    **dict.fromkeys(("ranges", "rounding", "bias_correction", "calibration_samples", "min_sqnr"), ("ptq",)),
+    "bits": (*_LEARNED_SCALES, "ptq", "fat"),
+    "all_layers": (*_LEARNED_SCALES, "adaqat", "ptq", "fat"),
+    **dict.fromkeys(
+        ("ranges", "rounding", "bias_correction", "calibration_samples", "equalize", "min_sqnr"), ("ptq",)
+    ),
     **dict.fromkeys(
         ("lambda_", "activation_granularity", "hardware", "from_scratch"), ("adaqat",)
     ),
     **dict.fromkeys(
-        ("epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-         "mixed_precision", "distill", "resume", "tensorboard"), _TRAINED,
+        ("accumulate", "optimizer", "weight_decay", "mixed_precision", "loss", "distill"), _TRAINED
+    ),
+    **dict.fromkeys(
+        ("epochs", "epoch_samples", "batch_size", "lr", "resume", "tensorboard"), (*_TRAINED, "fat")
     ),
 }  # fmt: skip
 """The methods that an option steers. Every other option is one of all runs, those with a plan too."""
@@ -64,7 +74,7 @@ ROUNDINGS = ("auto", "adaround", "nearest")
 MIXED = "mixed"
 """In place of uniform widths: each layer its own, as few as the floor and the limits allow."""
 
-BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8"}
+BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8", "fat": "W8A8"}
 """Uniform widths."""
 
 TARGET_BITS = "W3A6"
@@ -79,12 +89,18 @@ START_BITS = {"impq": "W4A8", "adaqat": "W8A8"}
 EPOCHS = {"impq": 2, "lsq": 5, "lsq+": 5, "adaqat": 10}
 """Epochs by method: of every iteration with impq, of the whole training with the others."""
 
+BATCHES = 800
+"""What fat has in place of that, as it learns few numbers in many steps: batches, as near as epochs get."""
+
 SEARCH_SHARE, INTEGER_SHARE = 0.6, 0.2
 """Share of the steps that AdaQAT searches for widths in, at the start; share that LSQ, LSQ+ and AdaQAT train
 the network in integers for, at the end."""
 
 LR = {"sgd": 0.01, "adamw": 0.001}
 """Peak learning rate by optimizer."""
+
+LR_OF_THRESHOLDS = 0.001
+"""That of fat, whose optimizer is Adam."""
 
 EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
 """The same for a network that is trained from scratch."""
@@ -93,6 +109,11 @@ EPOCHS_FROM_SCRATCH, LR_FROM_SCRATCH = 30, {"sgd": 0.1, "adamw": 0.001}
 def method_of(method: str | None, *, plan: str | None) -> str | None:
     """The method of a run; None: a plan is applied as it is, and nothing is learned."""
     return method or ("impq" if plan is None else None)
+
+
+def epochs_for(samples: int, batch_size: int) -> int:
+    """How many epochs of so many samples come next to ``BATCHES``; at least one."""
+    return max(1, round(BATCHES * batch_size / samples))
 
 
 def why_without_effect(option: str, method: str | None) -> str | None:

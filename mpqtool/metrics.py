@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Metric", "is_logits", "metric_name", "score"]
+__all__ = ["Measure", "check_metric", "is_logits", "metric_name", "score"]
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Metric = Literal["top1", "agreement", "sqnr_db"]
+from .errors import OptionError
+
 Arrays = Sequence[NDArray[Any]]
+Measure = Callable[[Arrays, Arrays, NDArray[Any] | None], float]
+"""Gives the metric of outputs beside the float model's, and labels if there are any; higher is better."""
 
 
 def is_logits(shapes: Sequence[Sequence[int]]) -> bool:
@@ -19,14 +22,30 @@ def is_logits(shapes: Sequence[Sequence[int]]) -> bool:
     return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1
 
 
-def metric_name(outputs: Arrays, labels: NDArray[Any] | None) -> Metric:
+def metric_name(outputs: Arrays, labels: NDArray[Any] | None) -> str:
     """Which metric fits."""
     if is_logits([output.shape for output in outputs]):
         return "agreement" if labels is None else "top1"
     return "sqnr_db"
 
 
-def score(metric: Metric, outputs: Arrays, reference: Arrays, labels: NDArray[Any] | None) -> float:
+def check_metric(metric: str, outputs: Arrays, labels: NDArray[Any] | None) -> None:
+    """See that a built-in metric that was asked for can be measured.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    if metric != "sqnr_db" and not is_logits([output.shape for output in outputs]):
+        found = ", ".join(" x ".join(["N", *map(str, output.shape[1:])]) for output in outputs)
+        raise OptionError(
+            f"metric {metric!r} needs one output of shape (batch, classes), and the model gives {found}; "
+            "choose sqnr_db, or a function of your own"
+        )
+    if metric == "top1" and labels is None:
+        raise OptionError("metric 'top1' needs class labels, and the data has none; choose agreement")
+
+
+def score(metric: str, outputs: Arrays, reference: Arrays, labels: NDArray[Any] | None) -> float:
     """The metric of some outputs.
 
     Args:

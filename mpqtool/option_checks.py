@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["STEPS", "check_choices", "check_numbers", "check_together", "check_widths"]
+__all__ = ["METRICS", "STEPS", "check_choices", "check_numbers", "check_together", "check_widths"]
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import OptionError
+from .locate import is_object_spec
 from .method_options import INTEGER_SHARE, MIXED
 from .option_values import parse_bits
 
 if TYPE_CHECKING:
     from .options import QuantizeOptions
 
+METRICS = ("top1", "agreement", "sqnr_db")
+"""Metrics that need no function."""
 STEPS = ("step_groups", "step_sensitivity", "step_mismatch")
 """Rules for how far an iteration of IMPQ goes; one of them at most."""
 _LARGEST_SEED = 2**32 - 1  # numpy takes no more
@@ -29,6 +32,11 @@ def check_choices(options: QuantizeOptions, choices: Mapping[str, Sequence[str]]
     for name, allowed in choices.items():
         if getattr(options, name) not in (None, *allowed):
             raise OptionError(f"{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}")
+    for name, words in (("metric", METRICS), ("loss", ())):
+        value = getattr(options, name)
+        if value is not None and value not in words and not is_object_spec(value):
+            allowed = ", ".join([*words, "package.module:callable or path/to/file.py:callable"])
+            raise OptionError(f"{name} must be {allowed}, got {value!r}")
     if options.lower == "fastest" and options.target != "cpu":
         raise OptionError(
             f"lower='fastest' measures files for target 'cpu', got {options.target!r}; leave one out"
@@ -110,7 +118,7 @@ def check_widths(options: QuantizeOptions) -> None:
     if uniform[1] < 2:  # signed codes of 1 bit would have no positive one
         raise OptionError(f"bits {options.bits!r}: activation bits must be 2 to 8")
     if uniform[0] < 2 and options.weight_grid == "full":
-        odd = "" if options.method == "ptq" else "; weight_grid 'odd' takes 1"
+        odd = "; weight_grid 'odd' takes 1" if "weight_grid" in options.settings else ""
         raise OptionError(f"bits {options.bits!r}: on the full grid weight bits must be 2 to 8{odd}")
 
 
@@ -132,12 +140,13 @@ def check_numbers(options: QuantizeOptions) -> None:
         "calibration_samples",
     ):
         _at_least(options, name, 1)
-    begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers, to the end
-    if options.patience is not None and options.patience >= begun:
-        raise OptionError(
-            f"patience must be less than the {begun} epochs that can end early of epochs {options.epochs}, "
-            f"got {options.patience}; give more epochs, or leave patience out"
-        )
+    if options.patience is not None:
+        begun = math.ceil(round((1 - INTEGER_SHARE) * options.epochs, 6))  # the rest is in integers
+        if options.patience >= begun:
+            raise OptionError(
+                f"patience must be less than the {begun} epochs that can end early of epochs "
+                f"{options.epochs}, got {options.patience}; give more epochs, or leave patience out"
+            )
     if options.from_scratch and not options.epochs:
         raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
     if options.seed > _LARGEST_SEED:

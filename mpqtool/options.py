@@ -18,6 +18,7 @@ from .method_options import (
     HARDWARE,
     LR,
     LR_FROM_SCRATCH,
+    LR_OF_THRESHOLDS,
     METHODS,
     MIXED,
     RANGES,
@@ -59,15 +60,20 @@ CHOICES = {
 class QuantizeOptions:
     """What ``mpqtool quantize`` can be told; see ``mpqtool quantize --help``.
 
-    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be
-    None: once this is built, they are what fits the plan, the method, the optimizer and the other targets.
+    ``method``, ``bits``, ``start_bits``, ``target_bits``, ``granularity``, ``epochs`` and ``lr`` may be None:
+    once this is built, they are what fits the plan, the method, the optimizer and the other targets; but for
+    the epochs of fat, which the number of samples decides.
 
     Attributes:
         method: How bit-widths and scales are found: ``impq``; None: a plan is applied as it is.
-        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``.
+        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx`` if it is there; ``none``: they
+            are made from the model alone, and no accuracy is measured.
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.
+        metric: What decides and is reported: ``top1``, ``agreement``, ``sqnr_db``, or a function of the
+            outputs, the float model's outputs and the labels, as ``package.module:callable`` or
+            ``FILE.py:callable``. None: what fits the model and the data.
         out: Run directory; None: ``MODEL_STEM.mpq`` in the working directory.
         plan: Plan file. Without a method it is applied as it is, without training; with ``impq`` the search
             starts from its widths and scales, in place of uniform ``start_bits``. The model may be the QDQ
@@ -101,7 +107,7 @@ class QuantizeOptions:
         activation_clip: Where the clip of an activation behind ReLU starts; training moves it. ``mse``: least
             squared error; ``6sigma``: six standard deviations above the mean of what goes into ReLU, of its
             largest channel: those of BatchNormalization, or measured where there is none.
-        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq ``W8A8``.
+        bits: Uniform widths: lsq and lsq+ ``W4A4``, ptq and fat ``W8A8``.
         config: Codes and offsets of activations, LSQ+ table 1 (Bhalgat et al., 2020). 1: unsigned, 2: signed,
             3: signed with a learned offset, 4: unsigned with one. ``auto``: 4 (lsq: 1) behind functions that
             go below zero as Swish does, 1 behind ReLU and sigmoid; from 4 bits on, a fitted whole zero point
@@ -120,6 +126,10 @@ class QuantizeOptions:
             rounding matters.
         bias_correction: Whether biases take what rounding changes the mean of each channel by.
         calibration_samples: Training samples, at most, that ranges and roundings are fitted to.
+        equalize: Whether channels are brought to weights of like size in layers that follow each other, and
+            biases are absorbed, before anything is quantized: for activations that few channels reach far in.
+        min_sqnr: What ``max_drop`` is where there are no classes: dB of signal to noise of the outputs that
+            must be left.
         lambda_: Price of bits, in units of the loss, times weight bits times activation bits (AdaQAT,
             equation 2): the larger, the fewer bits.
         granularity: Whether the ``network``, each ``layer`` or each ``kernel`` has a width of its weights:
@@ -131,17 +141,20 @@ class QuantizeOptions:
             at 8 bits and taken to be in proportion below.
         from_scratch: Draw the weights anew (Kaiming initialization), instead of fine-tuning the file's.
         epochs: Epochs of fine-tuning: impq after every change of widths, 2; lsq and lsq+ in all, 5; adaqat in
-            all, 10, from scratch 30. 0: no training at all.
+            all, 10, from scratch 30; fat as many as come next to 800 batches. 0: no training at all.
         epoch_samples: Samples drawn for one epoch; None: the whole training split.
         batch_size: Samples per batch.
         accumulate: Batches whose mean gradient makes one step.
         optimizer: ``sgd`` (with momentum) or ``adamw``.
-        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw.
+        lr: Peak learning rate: 0.01 with sgd, from scratch 0.1; 0.001 with adamw, and of fat.
         weight_decay: Weight decay of kernels, matrices and clips of PACT; nothing else has any.
         mixed_precision: What layers multiply in while training, but for the last epochs, in integers: ``no``
             (float32), ``bf16`` or ``fp16``.
         patience: Epochs without a better metric on held-out data after which training goes on to the last
             ones, in integers; None: never. Less than the epochs before those.
+        loss: What training makes smaller, a function of the outputs, the teacher's outputs and the labels, as
+            ``package.module:callable`` or ``FILE.py:callable``. None: cross entropy, or the distance to the
+            float model.
         distill: Learn from the float model's outputs even where there are labels.
         resume: Go on from the checkpoint in the run directory.
         tensorboard: Write TensorBoard files, into ``tensorboard`` in the run directory.
@@ -159,6 +172,7 @@ class QuantizeOptions:
     resize: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    metric: str | None = None
     out: str | None = None
     plan: str | None = None
     take: int | None = None
@@ -188,12 +202,13 @@ class QuantizeOptions:
     rounding: str = "auto"
     bias_correction: bool = True
     calibration_samples: int = 512
+    equalize: bool = False
     lambda_: float = 0.15
     granularity: str = None  # type: ignore[assignment]  # __post_init__ puts one here
     activation_granularity: str = "auto"
     hardware: str = "bitops"
     from_scratch: bool = False
-    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here
+    epochs: int = None  # type: ignore[assignment]  # __post_init__ puts a number here, or fat when it has data
     epoch_samples: int | None = None
     batch_size: int = 64
     accumulate: int = 1
@@ -202,6 +217,7 @@ class QuantizeOptions:
     weight_decay: float = 5e-4
     mixed_precision: str = "no"
     patience: int | None = None
+    loss: str | None = None
     distill: bool = False
     resume: bool = False
     tensorboard: bool = False
@@ -250,11 +266,13 @@ class QuantizeOptions:
         rates, epochs = (
             (LR_FROM_SCRATCH, EPOCHS_FROM_SCRATCH) if self.from_scratch else (LR, EPOCHS.get(method, 0))
         )
+        learns_thresholds = method == "fat"
         others = (self.target_size, self.target_bitops)
         fitting = {
             "start_bits": START_BITS.get(method, "W8A8") if self.plan is None else None,
             "bits": MIXED if method == "ptq" and self._targets else BITS.get(method, "W8A8"),
-            "epochs": epochs, "lr": rates[self.optimizer],
+            "epochs": None if learns_thresholds else epochs,
+            "lr": LR_OF_THRESHOLDS if learns_thresholds else rates[self.optimizer],
             "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
             "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip

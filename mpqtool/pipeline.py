@@ -17,11 +17,12 @@ from .options import QuantizeOptions
 from .processes import is_main, main_first
 from .reporter import Reporter
 from .result import Result
+from .run_fat import fat
 from .run_plan import apply_plan
 from .run_ptq import post_training
 from .tensorboard import check_available
 
-_WAYS: dict[str | None, Callable[[Job], Finished]] = {None: apply_plan, "ptq": post_training}
+_WAYS: dict[str | None, Callable[[Job], Finished]] = {None: apply_plan, "ptq": post_training, "fat": fat}
 """What finds the numbers of a network without training it in integers at the end."""
 
 

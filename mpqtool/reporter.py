@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ logger = logging.getLogger("mpqtool")
 
 _COLUMNS = {"weights_eff": "W", "activations_eff": "A", "oscillations": "osc"}
 _KEPT = 10_000  # events held back until the log file is known
+_HELD_OUT, _SYNTHETIC = "held_out", "_synthetic"  # result.SYNTHETIC, which takes pydantic to import
 
 
 class Progress:
@@ -54,10 +55,14 @@ class Reporter:
     Args:
         silent: Show nothing: what would be said goes to the logger ``mpqtool`` instead. For library use.
         stream: Where a person reads; None: standard error.
+
+    Attributes:
+        synthetic: Whether the inputs of the run are made up. What is measured on those held out has another
+            name then, in the log and on the screen: it must not be taken for an accuracy.
     """
 
     def __init__(self, *, silent: bool = False, stream: TextIO | None = None) -> None:
-        self._silent, self._stream = silent, stream
+        self._silent, self._stream, self.synthetic = silent, stream, False
         self._began = time.monotonic()
         self._log: TextIO | None = None
         self._board: Board | None = None
@@ -98,12 +103,19 @@ class Reporter:
             self._board.close()
             self._board = None
 
+    def named(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields, where inputs are made up with ``held_out_synthetic`` in place of ``held_out``."""
+        return {
+            f"{key}{_SYNTHETIC}" if self.synthetic and key.startswith(_HELD_OUT) else key: value
+            for key, value in fields.items()
+        }
+
     def event(self, kind: str, /, **fields: Any) -> None:
         """Add one line to the log: the kind, the seconds since the start, and the fields.
 
         NaN and infinity, which are not JSON, become null.
         """
-        given = {"event": kind, "t": round(time.monotonic() - self._began, 3), **fields}
+        given = {"event": kind, "t": round(time.monotonic() - self._began, 3), **self.named(fields)}
         record = json.loads(json.dumps(given, default=_plain), parse_constant=lambda _: None)
         line = json.dumps(record) + "\n"
         if self._board is not None:
@@ -117,6 +129,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Tell a person something, in one line."""
+        text = self._worded(text)
         if self._silent:
             logger.info("%s", text)
         else:
@@ -124,11 +137,16 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         """Tell a person something that must not be overlooked; it goes to the log as well."""
+        text = self._worded(text)
         self.event("warning", text=text)
         if self._silent:
             logger.warning("%s", text)
         else:
             self._print(f"warning: {text}")
+
+    def _worded(self, text: str) -> str:
+        """What every method says, in one place; its one line about made inputs comes before they are."""
+        return text.replace("held-out", "held-out (synthetic)") if self.synthetic else text
 
     def _print(self, text: str) -> None:
         if self._bar is not None:  # rich moves the bar out of the way

@@ -6,6 +6,7 @@ The keys are a contract: they are added to, never renamed. What was not measured
 from __future__ import annotations
 
 __all__ = [
+    "SYNTHETIC",
     "Bits",
     "Bytes",
     "Cost",
@@ -36,6 +37,10 @@ Number = float | None
 Count = int | None
 
 
+SYNTHETIC = "_synthetic"
+"""What is measured on held-out inputs that are made up has this behind its name in ``history``."""
+
+
 class _Part(pydantic.BaseModel):
     # A wrong key is our own mistake when writing; from_json forgives the keys of a later version.
     model_config = pydantic.ConfigDict(extra="forbid", validate_assignment=True)
@@ -59,9 +64,12 @@ class DataInfo(_Part):
 
 
 class Metric(_Part):
-    """One number for each form of the model, on the test split; top1 and agreement in percent."""
+    """One number for each form of the model, on the test split; top1 and agreement in percent.
 
-    name: Literal["top1", "agreement", "sqnr_db"] | None = None
+    ``name`` is ``top1``, ``agreement``, ``sqnr_db``, or where a function of the user is.
+    """
+
+    name: str | None = None
     float: Number = None
     fake_quant: Number = None
     qdq: Number = None

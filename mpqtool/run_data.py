@@ -10,52 +10,89 @@ import pathlib
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import fx
 
-from .data import Data, Split, default_data, load_data
+from .data import NO_DATA, Data, Split, default_data, load_data
 from .errors import DataError
+from .option_checks import METRICS
 from .options import QuantizeOptions
 from .reporter import Reporter
+from .run_data_free import make_data
 from .samples import input_shapes
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
 
 
-def read_data(path: pathlib.Path, model: ir.Model, options: QuantizeOptions, reporter: Reporter) -> Data:
-    """Read the samples that ``--data`` names, or those beside the model.
+def read_data(
+    path: pathlib.Path, model: ir.Model, network: fx.GraphModule, options: QuantizeOptions, reporter: Reporter
+) -> Data:
+    """Read the samples that ``--data`` names, or those beside the model; make some where there are none.
+
+    Args:
+        path: Of the model.
+        model: Its normal form, BatchNormalization kept.
+        network: The same, imported.
+        options: What to do.
+        reporter: Where progress goes.
 
     Raises:
-        DataError: There are none, or they do not fit the model.
+        DataError: The samples do not fit the model; or there are none, and none can be made.
+        OptionError: There are none, and an option needs them.
     """
     spec = options.data or default_data(path)
-    if spec is None:
-        raise DataError(
-            f"No data: {str(path.with_suffix('.npz'))!r} does not exist and --data was not given. Put the "
-            "samples there (arrays named after the model's inputs, `label` for classes), or pass --data."
-        )
     classes = _classes(model)
-    data = load_data(
-        spec,
-        inputs=input_shapes(model),
-        classes=classes,
-        resize=options.resize,
-        mean=options.mean,
-        std=options.std,
-    )
-    if classes is None and data.train.labels is not None:
+    if spec is None or spec == NO_DATA:
+        data = make_data(path, model, network, options, reporter)
+    else:
+        data = load_data(
+            spec,
+            inputs=input_shapes(model),
+            classes=classes,
+            resize=options.resize,
+            mean=options.mean,
+            std=options.std,
+            any_labels=_is_function(options.metric) or options.loss is not None,
+        )
+    if data.train.labels is None:
+        _say_no_labels(classes, options, reporter)
+    elif not data.class_labels:
+        _say_own_labels(options, reporter)
+    elif classes is None:
         reporter.warn(
             "the labels are not used: the model does not have one output of shape (batch, classes); the "
-            "float model is the teacher"
+            "float model is the teacher. Functions of yours can use them: --metric and --loss"
         )
         train, test = (dataclasses.replace(split, labels=None) for split in (data.train, data.test))
         data = dataclasses.replace(data, train=train, test=test)
-    if classes is not None and data.train.labels is None:
-        reporter.say(
-            f"no labels: the {classes} outputs are taken for class logits, and the answers of the float "
-            "model for the right ones"
-        )
     if data.held_out:
         reporter.warn("the data has no test split: its last fifth is held out for testing")
     return data
+
+
+def _is_function(metric: str | None) -> bool:
+    return metric not in (None, *METRICS)
+
+
+def _say_no_labels(classes: int | None, options: QuantizeOptions, reporter: Reporter) -> None:
+    """Two numbers may be classes or not, and nobody but the user knows."""
+    if classes is None or options.metric == "sqnr_db" or options.loss is not None:
+        return
+    if _is_function(options.metric):
+        reporter.say(
+            f"no labels: training takes the {classes} outputs for class logits; if they are none, give --loss"
+        )
+        return
+    reporter.say(
+        f"no labels: the {classes} outputs are taken for class logits, and the answers of the float "
+        "model for the right ones; if they are none, give `quantize` --metric sqnr_db, or a function"
+    )
+
+
+def _say_own_labels(options: QuantizeOptions, reporter: Reporter) -> None:
+    if options.loss is None:
+        reporter.say("labels: not class indices; they go to the metric alone, the float model is the teacher")
+    elif not _is_function(options.metric):
+        reporter.say("labels: not class indices; they go to the loss alone, the metric has none")
 
 
 def _classes(model: ir.Model) -> int | None:

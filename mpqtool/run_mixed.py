@@ -67,9 +67,9 @@ def _by_noise(job: Job, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[
     """Every quantized tensor and the noise that it makes alone, the worst first."""
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
     small = _scored(chunks)
-    estimated = _noise(job, trial, small, [*range(_NARROWEST, _WIDEST + 1)])
     widths = {entry.name: max(entry.bits) for entry in trial.plan.weights}
     widths |= {entry.name: entry.bits for entry in trial.plan.activations}
+    estimated = _noise(job, trial, small, sorted(set(widths.values())))
     shares = {name: row[widths[name]] for name, row in estimated.items()}
     suspects = sorted(shares, key=lambda name: -shares[name])[:_SUSPECTS]
     shares |= measure_alone(network, small, suspects)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 __all__ = ["post_training"]
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
@@ -18,6 +21,7 @@ from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
 from mpqtool.passes.values import gathered_names
 
+from .equalizing import equalized
 from .finished import Finished, freeze, parameter_arrays, short
 from .job import Job
 from .method_options import MIXED
@@ -40,7 +44,10 @@ def post_training(job: Job) -> Finished:
         ModelError: No plan holds the floor under the accuracy.
         OptionError: BitOPs are limited, and those of a layer are not known.
     """
-    chunks = _chunks(job, job.options.calibration_samples)
+    samples = _samples(job)
+    if job.options.equalize:
+        job = dataclasses.replace(job, folded=equalized(job, samples))
+    chunks = list(zip(*(torch.from_numpy(array).split(_BATCH) for array in samples.values()), strict=True))
     trials = Trials(job, lambda plan: _rounded(job, _fitted(job, plan, chunks), chunks))
     found = trials(job.plan)
     if job.options.bits == MIXED and trials.holds(found):
@@ -97,15 +104,13 @@ def _rounded(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished
     return freeze(network, IntegerSimulation(network), model, [])
 
 
-def _chunks(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
+def _samples(job: Job) -> dict[str, NDArray[Any]]:
     """Calibration inputs: some of the training split, always the same ones."""
-    count = len(job.tuning)
-    if samples < count:
-        rows = np.sort(np.random.default_rng(job.options.seed).permutation(count)[:samples])
-        columns = [torch.from_numpy(array[rows]) for array in job.tuning.inputs.values()]
-    else:
-        columns = [torch.from_numpy(array) for array in job.tuning.inputs.values()]
-    return list(zip(*(column.split(_BATCH) for column in columns), strict=True))
+    count, wanted = len(job.tuning), job.options.calibration_samples
+    if wanted >= count:
+        return dict(job.tuning.inputs)
+    rows = np.sort(np.random.default_rng(job.options.seed).permutation(count)[:wanted])
+    return {name: array[rows] for name, array in job.tuning.inputs.items()}
 
 
 def _that_fit(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:

@@ -54,7 +54,7 @@ def sensitivity(path: pathlib.Path, options: SensitivityOptions, reporter: Repor
     """See ``mpqtool.api.sensitivity``."""
     model, folded = _load(path)
     network = import_graph(model)
-    data = read_data(path, model, options.of_data, reporter)
+    data = read_data(path, model, network, options.of_data, reporter)
     split = _drawn(data.train, options, reporter)
     check_normal_form(path, model, data.test)
     first = {name: array[:_CHECKED] for name, array in split.inputs.items()}
@@ -83,8 +83,11 @@ def sensitivity(path: pathlib.Path, options: SensitivityOptions, reporter: Repor
             quantized = attach(import_graph(model), _plan(folded, options.activation_bits)).to(device)
             for row in uniform:
                 row |= _mismatch(quantized, exact, _fit(quantized, row["bits"], inputs), inputs)
+                if data.synthetic:
+                    row["measured"] = None  # on inputs that nobody has, it says nothing
                 progress.advance()
-    given = dataclasses.asdict(options) | {"data": data.spec, "samples": len(split)}
+    spec = None if data.synthetic else data.spec
+    given = dataclasses.asdict(options) | {"data": spec, "samples": len(split)}
     found = {
         "model": str(path), "form": "classes" if gains.from_classes else "fisher", **given,
         "uniform": uniform, "groups": _groups(network, gains, steps),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .data import Shape, Split, load_data
+from .data import NO_DATA, Shape, Split, load_data
 from .errors import DataError, ModelError, OptionError
 from .reporter import Reporter
 from .rundir import RESULT
@@ -46,9 +46,9 @@ def samples_for(
         DataError: The data does not fit, or there is none and an input has no fixed size.
     """
     shapes = input_shapes(model)
-    if data is not None:
+    if data is not None and data != NO_DATA:
         return load_data(data, inputs=shapes).test
-    recorded = _recorded_data(int_path)
+    recorded = None if data == NO_DATA else _recorded_data(int_path)
     if recorded is not None:
         try:
             split = load_data(recorded.pop("spec"), inputs=shapes, **recorded).test

@@ -20,7 +20,8 @@ class SensitivityOptions:
     """What ``mpqtool sensitivity`` can be told; see ``mpqtool sensitivity --help``.
 
     Attributes:
-        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx``. Labels are not needed.
+        data: Where inputs come from; None: ``model.npz`` beside ``model.onnx`` if it is there; ``none``: they
+            are made from the model. Labels are not needed.
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _KINDS = ("widths", "epoch", "iteration", "integers")
+_HELD_OUT = frozenset({"held_out", "held_out_synthetic"})
 _NOT_DRAWN = ("event", "t", "step", "steps", "epoch", "epochs", "iteration")
 """Fields that say when something happened, or how far the run is."""
 
@@ -55,13 +56,13 @@ class Board:
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of an event; events that say nothing of the network are left out."""
         numbers = {key: value for key, value in record.items() if _is_number(value)}
-        if record["event"] not in _KINDS and "held_out" not in numbers:
+        if record["event"] not in _KINDS and not _HELD_OUT.intersection(numbers):
             return
         axis, x = self._position(record)
         writer = self._writer(axis, x)
         for key, value in numbers.items():
             if key not in _NOT_DRAWN:
-                tag = key if key == "held_out" else f"{record['event']}/{key}"
+                tag = key if key in _HELD_OUT else f"{record['event']}/{key}"
                 writer.add_scalar(tag, value, x)
         writer.flush()  # so that it can be watched, and a killed run leaves no gap
 

@@ -15,7 +15,7 @@ from accelerate.utils import convert_to_fp32, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .batch import Batch, Observer, task_loss
+from .batch import Batch, Observer, TaskLoss, task_loss
 from .checkpoint import Checkpoint
 from .data import Split
 from .errors import TrainingError
@@ -57,6 +57,7 @@ class Trainer:
         seed: Seed of the sample order.
         reporter: Where progress goes.
         recipe: Optimizer and precision; ``predict`` computes in float32 whatever it says.
+        task_loss: What training makes smaller.
 
     Raises:
         OptionError: The device cannot train in the precision of the recipe.
@@ -72,10 +73,11 @@ class Trainer:
         seed: int,
         reporter: Reporter,
         recipe: Recipe = Recipe(),  # noqa: B008  # frozen
+        task_loss: TaskLoss = task_loss,
     ) -> None:
         if split.labels is None and teacher is None:
             raise ValueError("without labels a teacher is needed")
-        self.accelerator, self.recipe = make_accelerator(), recipe
+        self.accelerator, self.recipe, self._task_loss = make_accelerator(), recipe, task_loss
         check_precision(recipe.mixed_precision, self.accelerator.device, reporter)
         set_seed(seed)
         self.rows, self.labeled = _Rows(split), split.labels is not None
@@ -169,7 +171,7 @@ class Trainer:
         """Make one step at each of these learning rates, and give the mean loss of their batches."""
         losses, accumulate = [], self.recipe.accumulate
         batches = min(len(rates) * accumulate, self.batches_per_epoch)
-        for index, batch in enumerate(self._batches(batches)):
+        for index, batch in enumerate(self.batches(batches)):
             step, place = divmod(index, accumulate)
             size = min(accumulate, batches - step * accumulate)
             if place == 0:
@@ -199,7 +201,7 @@ class Trainer:
         widened: Sequence[Tensor] = convert_to_fp32(outputs)
         return widened
 
-    def _batches(self, count: int) -> Iterator[Batch]:
+    def batches(self, count: int) -> Iterator[Batch]:
         """The first ``count`` batches of an epoch: each process its share of every batch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epochs_begun)
         self.epochs_begun += 1
@@ -219,7 +221,7 @@ class Trainer:
         """The mean loss of a module over a batch, ``()``: what training makes smaller."""
         with _told_of_single_samples():
             outputs = self._outputs(module, batch.inputs)
-        return task_loss(outputs, batch)
+        return self._task_loss(outputs, batch)
 
     @torch.no_grad()
     def predict(self, module: nn.Module, split: Split) -> list[np.ndarray[Any, Any]]:

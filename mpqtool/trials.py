@@ -19,9 +19,7 @@ from .data import Split
 from .errors import OptionError
 from .finished import Finished
 from .job import Job
-from .method_options import MIXED
 from .methods.budgets import in_words
-from .metrics import metric_name, score
 from .options import parse_bits
 from .prices import make_plan_prices
 
@@ -68,7 +66,6 @@ class Trials:
         labels = None if split.labels is None else split.labels[::stride]
         self._split = Split({name: array[::stride] for name, array in split.inputs.items()}, labels)
         self._reference = _outputs(import_graph(job.folded), self._split)
-        self._metric = metric_name(self._reference, labels)
         self._costs = make_plan_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
         self.points: list[dict[str, Any]] = []
         self.floor, self.limits = self._floor(), self._limits()
@@ -77,7 +74,7 @@ class Trials:
         """Fit a plan, and measure it."""
         finished = self._make(plan)
         outputs = _outputs(finished.simulation, self._split)
-        held_out = score(self._metric, outputs, self._reference, self._split.labels)
+        held_out = self.job.measure(outputs, self._reference, self._split.labels)
         costs = self._costs(plan)
         row = {**costs, "left_float": len(plan.left_float), "held_out": held_out,
                "feasible": held_out >= self.floor and self.affords(costs)}  # fmt: skip
@@ -88,6 +85,10 @@ class Trials:
     def holds(self, trial: Trial) -> bool:
         """Whether a plan is accurate enough."""
         return trial.held_out >= self.floor
+
+    def is_enough(self, point: Mapping[str, Any]) -> bool:
+        """The same of a row of ``points``."""
+        return bool(point["held_out"] >= self.floor)
 
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What a plan costs, which nothing needs to be fitted for."""
@@ -102,9 +103,9 @@ class Trials:
         used = {name: trial.costs[name] for name in self.limits}
         missed = [name for name, limit in self.limits.items() if used[name] > limit]
         accurate = self.holds(trial)
-        floor = "min_sqnr" if self._metric == "sqnr_db" else "max_drop"
+        floor = "min_sqnr" if self.job.metric == "sqnr_db" else "max_drop"
         binding: str | None = None
-        if not accurate or (self.job.options.bits == MIXED and not self.limits):
+        if not accurate or (not self.limits and any(not self.is_enough(row) for row in self.points)):
             binding = floor
         elif self.limits:
             binding = max(self.limits, key=lambda name: used[name] / self.limits[name])
@@ -125,7 +126,7 @@ class Trials:
             return
         faults = [] if accurate else [self.said(trial)]
         faults += [f"{words[name]}, {self.limits[name]:g} asked" for name in missed]
-        held = [point for point in self.points if point["held_out"] >= self.floor]
+        held = [point for point in self.points if self.is_enough(point)]
         best = min(held, key=lambda point: point["size"], default=None)
         closest = (
             "none of the plans tried holds the floor"
@@ -137,16 +138,18 @@ class Trials:
 
     def said(self, trial: Trial) -> str:
         """The metric of a plan beside what it must be, for a person."""
-        unit = "dB" if self._metric == "sqnr_db" else f"% {self._metric}"
+        metric = self.job.metric
+        unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
         return f"{trial.held_out:.2f} {unit} on held-out data, at least {self.floor:.2f} asked"
 
     def _floor(self) -> float:
-        options, labels = self.job.options, self._split.labels
-        if self._metric == "sqnr_db":
+        options, metric = self.job.options, self.job.metric
+        if metric == "sqnr_db":
             return options.min_sqnr
-        exact = score(self._metric, self._reference, self._reference, labels)
+        exact = self.job.measure(self._reference, self._reference, self._split.labels)
         # One sample more or less is no drop that could be told from noise.
-        return exact - max(options.max_drop, 100 / len(self._split)) - 1e-9
+        least = 100 / len(self._split) if metric in ("top1", "agreement") else 0.0
+        return exact - max(options.max_drop, least) - 1e-9
 
     def _limits(self) -> dict[str, float]:
         options, limits = self.job.options, dict[str, float]()

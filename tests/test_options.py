@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from mpqtool.errors import OptionError
-from mpqtool.method_options import EPOCHS, GRANULARITY, METHODS_OF, START_BITS
+from mpqtool.method_options import BITS, EPOCHS, GRANULARITY, METHODS_OF, START_BITS
 from mpqtool.methods.budgets import PHASES
+from mpqtool.methods.ptq import Rounding
 from mpqtool.methods.sensitivity import RANKS, SENSITIVITIES
 from mpqtool.option_checks import STEPS
 from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.initialize import INITS
+from mpqtool.quantizers.ranges import RANGES, Ranges
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, got 'magic'"),
+        ({"method": "magic"}, r"method must be one of impq, lsq, lsq\+, adaqat, ptq, fat, got 'magic'"),
         ({"config": "5"}, "config must be one of auto, 1, 2, 3, 4, got '5'"),
         ({"config": 4}, "config must be of type str, got 4"),
         ({"weight_scales": "tensor"}, "weight_scales must be one of kernel, layer, got 'tensor'"),
@@ -99,6 +101,9 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
             {"method": "impq", "plan": "p.json", "start_bits": "W4A8"},
             "a plan has the widths to start from, as start_bits has; leave one out",
         ),
+        ({"method": "fat", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8"),
+        ({"method": "fat", "bits": "W8A1"}, "'W8A1': activation bits must be 2 to 8"),
+        ({"method": "fat", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "lsq", "plan": "p.json"}, "plan is for no method, which applies it as it is"),
         ({"method": "adaqat", "plan": "p.json"}, "or for 'impq', which goes on from it; got 'adaqat'"),
         ({"target_size": 0}, "target_size must be at least 1, got 0"),
@@ -143,6 +148,17 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ),
         ({"method": "lsq", "patience": 4}, "less than the 4 epochs that can end early of epochs 5, got 4"),
         ({"method": "lsq", "patience": 16, "epochs": 20}, "less than the 16 epochs"),
+        (
+            {"method": "ptq", "ranges": "max"},
+            "ranges must be one of mse, percentile, entropy, minmax, got 'max'",
+        ),
+        ({"method": "ptq", "rounding": "up"}, "rounding must be one of auto, adaround, nearest, got 'up'"),
+        ({"method": "ptq", "calibration_samples": 0}, "calibration_samples must be at least 1, got 0"),
+        ({"method": "ptq", "bias_correction": "no"}, "bias_correction must be of type bool, got 'no'"),
+        ({"method": "ptq", "bits": "W4.5A8"}, "bits are uniform, so whole numbers, got 'W4.5A8'"),
+        ({"method": "ptq", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8$"),
+        ({"method": "ptq", "bits": "W4A1"}, "bits 'W4A1': activation bits must be 2 to 8"),
+        ({"method": "ptq", "plan": "p.json"}, "plan is for no method, .* got 'ptq'; leave one out"),
         ({"mean": "abc"}, "mean must be a tuple of float, got 'abc'"),
         ({"mean": (None,)}, r"mean must be a tuple of float, got \(None,\)"),
         ({"std": ("a",)}, r"std must be a tuple of float, got \('a',\)"),
@@ -166,8 +182,9 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     assert said.keys() == METHODS_OF.keys()
     words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
-    words |= dict.fromkeys(("target_size", "target_bitops", "take", *STEPS), "none")
-    words |= {"granularity": "; ".join(GRANULARITY.values())}
+    words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
+    words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
+    words |= {"bias_correction": "on"}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
 
@@ -175,6 +192,8 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
     assert (CHOICES["sensitivity"], CHOICES["rank"], CHOICES["first"]) == (SENSITIVITIES, RANKS, PHASES)
     assert CHOICES["init"] == INITS
+    assert CHOICES["ranges"] == tuple(RANGES) == get_args(Ranges)
+    assert CHOICES["rounding"] == get_args(Rounding)
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 
 
@@ -187,7 +206,9 @@ _OTHER_THAN_DEFAULT = {
     "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
-    "activation_clip": "6sigma", "take": 3, "prune": True,
+    "activation_clip": "6sigma", "take": 3, "prune": True, "loss": "package.module:loss",
+    "ranges": "entropy", "rounding": "nearest", "bias_correction": False, "calibration_samples": 99,
+    "equalize": True, "min_sqnr": 12.0,
 }  # fmt: skip
 
 
@@ -219,6 +240,19 @@ def test_a_plan_without_a_method_takes_no_option_of_one(name: str) -> None:
         QuantizeOptions(plan="plan.json", **{name: _OTHER_THAN_DEFAULT[name]})
 
 
+@pytest.mark.parametrize(("method", "bits"), BITS.items())
+def test_bits_are_those_of_the_method(method: str, bits: str) -> None:
+    made = QuantizeOptions(method=method)
+    assert made.bits == made.settings["bits"] == bits
+    assert QuantizeOptions(**dataclasses.asdict(made)) == made
+
+
+def test_epochs_of_fat_wait_for_the_data() -> None:
+    made = QuantizeOptions(method="fat")
+    assert (made.epochs, made.lr) == (None, 0.001)
+    assert dataclasses.replace(made, epochs=7).epochs == 7
+
+
 def test_kernels_that_may_be_pruned_may_have_less_than_one_bit() -> None:
     assert QuantizeOptions(prune=True, target_bits="W0.5A6").target_bits == "W0.5A6"
 
@@ -232,8 +266,8 @@ def test_a_plan_is_gone_on_from_with_impq() -> None:
 def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
     options = QuantizeOptions(plan="plan.json", resize=(8, 8), target="cuda", seed=3)
     assert options.settings == {
-        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "out": None,
-        "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
+        "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "metric": None,
+        "out": None, "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
     }  # fmt: skip
 
 

@@ -64,3 +64,12 @@ def test_noise_needs_a_shape(tmp_path: pathlib.Path) -> None:
     model = ir.from_onnx_text(FLOAT.replace("float[N, 2] x", "float[N, M] x"))
     with pytest.raises(DataError, match="'x' has a free size beside the samples"):
         samples_for(tmp_path / "i.onnx", model, None, Reporter(silent=True))
+
+
+def test_none_is_noise_even_beside_a_run(
+    model: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "result.json").write_text('{"data": {"spec": "gone.npz"}, "settings": {}}')
+    split = samples_for(tmp_path / "i.onnx", ir.load(model), "none", Reporter(silent=True))
+    assert len(split) == 256
+    assert "seeded noise" in caplog.text

@@ -242,17 +242,17 @@ def test_batch_normalization_behind_a_gemm_needs_two_samples(rng: np.random.Gene
 def test_epoch_samples_bounds_an_epoch(rng: np.random.Generator) -> None:
     trainer = _trainer(_split(rng), epoch_samples=40)
     assert trainer.steps_per_epoch == 2
-    assert sum(len(batch.inputs[0]) for batch in trainer._batches(trainer.batches_per_epoch)) == 32
+    assert sum(len(batch.inputs[0]) for batch in trainer.batches(trainer.batches_per_epoch)) == 32
 
 
 def test_a_split_smaller_than_a_batch_is_one_step(rng: np.random.Generator) -> None:
     trainer = _trainer(_split(rng), batch_size=1000)
     assert trainer.steps_per_epoch == 1
-    assert sum(len(batch.inputs[0]) for batch in trainer._batches(trainer.batches_per_epoch)) == 90
+    assert sum(len(batch.inputs[0]) for batch in trainer.batches(trainer.batches_per_epoch)) == 90
 
 
 def test_every_epoch_has_its_own_order(rng: np.random.Generator) -> None:
     trainer = _trainer(_split(rng))
     count = trainer.batches_per_epoch
-    orders = [torch.cat([batch.inputs[0] for batch in trainer._batches(count)]) for _ in range(2)]
+    orders = [torch.cat([batch.inputs[0] for batch in trainer.batches(count)]) for _ in range(2)]
     assert not torch.equal(*orders)

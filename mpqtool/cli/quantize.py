@@ -42,12 +42,13 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
-    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30",
+    "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method fat --bits W6A6",
 )
 @_panel("Method", "method", "plan")
-@_panel("Data", "data", "resize", "mean", "std")
+@_panel("Data", "data", "resize", "mean", "std", "metric")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
-@_panel("Budgets (--method impq, ptq)", "max_drop", "target_bits", "target_size", "target_bitops")
+@_panel("Budgets (--method impq, ptq)", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
     "first", "sensitivity", "rank",
@@ -57,22 +58,22 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel(
     "AdaQAT (--method adaqat)", "lambda_", "activation_granularity", "hardware", "from_scratch",
 )  # fmt: skip
-@_panel("First and last layer (--method lsq, lsq+, adaqat, ptq)", "all_layers")
-@_panel(
-    "Uniform widths (--method lsq, lsq+, ptq)", "bits",
-)  # fmt: skip
+@_panel("First and last layer (--method lsq, lsq+, adaqat, ptq, fat)", "all_layers")
+@_panel("Uniform widths (--method lsq, lsq+, ptq, fat)", "bits")
 @_panel(
     "Post-training quantization (--method ptq)",
-    "rounding", "bias_correction", "ranges", "calibration_samples", "min_sqnr",
+    "rounding", "bias_correction", "equalize", "ranges", "calibration_samples",
 )  # fmt: skip
 @_panel(
-    "LSQ and LSQ+ (--method lsq, lsq+)",
-    "config", "weight_scales", "weight_grid", "init", "patience",
+    "LSQ and LSQ+ (--method lsq, lsq+)", "config", "weight_scales", "weight_grid", "init", "patience",
 )  # fmt: skip
 @_panel(
-    "Training (--method impq, lsq, lsq+, adaqat)",
-    "epochs", "epoch_samples", "batch_size", "accumulate", "optimizer", "lr", "weight_decay",
-    "mixed_precision", "distill", "tensorboard",
+    "Training (--method impq, lsq, lsq+, adaqat, fat)",
+    "epochs", "epoch_samples", "batch_size", "lr", "tensorboard",
+)  # fmt: skip
+@_panel(
+    "Training of weights (--method impq, lsq, lsq+, adaqat)",
+    "accumulate", "optimizer", "weight_decay", "mixed_precision", "loss", "distill",
 )  # fmt: skip
 @_panel("Integer file", "target", "lower", "vnni")
 @_panel("Run", "out", "resume", "seed", "as_json", "help")
@@ -81,7 +82,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "method",
     help="impq: search how many bits each kernel needs. lsq, lsq+: the same bits everywhere, scales (lsq+: "
     "and offsets) learned. adaqat: widths learned by gradient descent while the network trains. ptq: nothing "
-    "trained, the same bits everywhere, weights rounded for the outputs of each layer.  [default: "
+    "trained, the same bits everywhere, weights rounded for the outputs of each layer. fat: the same bits "
+    "everywhere, thresholds alone learned, without labels.  [default: "
     "impq; none with --plan]",
 )
 @_option(
@@ -96,8 +98,8 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "data", metavar="SPEC",
-    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable.  "
-    "[default: MODEL.npz beside MODEL.onnx]",
+    help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable. none: made "
+    "from the model alone, without a measured accuracy.  [default: MODEL.npz beside MODEL.onnx, else none]",
 )  # fmt: skip
 @_option("resize", type=size, metavar="HxW", help="Height and width for the pictures of an image folder.")
 @_option(
@@ -105,6 +107,13 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_option(
     "std", type=numbers, metavar="N,N,N", help="Divide pixels by this after that, per channel or for all."
+)
+@_option(
+    "metric",
+    metavar="NAME",
+    help="What decides and is reported; higher is better. top1: answers that are the label; agreement: that "
+    "are the float model's; sqnr_db: signal to quantization noise; or a function of outputs, float outputs "
+    "and labels: package.module:callable, FILE.py:callable.  [default: what fits the model and the data]",
 )
 @_option(
     "start_bits", metavar="WnAn",
@@ -158,7 +167,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_option(
     "bits", metavar="WnAn",
     help="Widths of weights and activations; the first and the last layer have 8. ptq: or mixed, as few "
-    "in each layer as the budgets allow.  [default: lsq, lsq+ W4A4; ptq W8A8, mixed with a target]",
+    "in each layer as the budgets allow.  [default: lsq, lsq+ W4A4; ptq, fat W8A8; ptq mixed with a target]",
 )  # fmt: skip
 @_option(
     "rounding",
@@ -177,6 +186,10 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     show_default=True,
     help="Biases take what rounding changes the mean of each channel by.",
 )
+@_option(
+    "equalize", is_flag=True,
+    help="Bring channels to weights of like size in layers that follow each other first, and absorb biases.",
+)  # fmt: skip
 @_option("calibration_samples", type=int, help="Training samples that ranges and roundings are fitted to.")
 @_option("prune", is_flag=True, help="Let kernels lose their last bit, and leave the file.")
 @_option(
@@ -238,14 +251,17 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "epochs", type=int,
-    help="Epochs of training: impq after every change of widths; lsq, lsq+, adaqat in all. 0: no training.  "
-    "[default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30]",
+    help="Epochs of training: impq after every change of widths; the others in all. 0: no training; fat: the "
+    "smallest thresholds that clip nothing.  [default: impq 2; lsq, lsq+ 5; adaqat 10, from scratch 30; fat "
+    "as many as come next to 800 batches]",
 )  # fmt: skip
 @_option("epoch_samples", type=int, help="Samples drawn for one epoch.  [default: all]")
 @_option("batch_size", type=int, help="Samples per batch.")
 @_option("accumulate", type=int, help="Batches whose mean gradient makes one step.")
 @_option("optimizer", help="SGD with momentum, or AdamW.")
-@_option("lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw 0.001]")
+@_option(
+    "lr", type=float, help="Peak learning rate.  [default: sgd 0.01, from scratch 0.1; adamw, fat 0.001]"
+)
 @_option(
     "weight_decay", type=float, help="Of kernels, matrices, clips; scales, offsets and biases have none."
 )
@@ -253,6 +269,11 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
     "mixed_precision",
     help="What layers multiply in while training, but for the last epochs, in integers; fp16 needs a GPU.",
 )
+@_option(
+    "loss", metavar="FUNCTION",
+    help="What training makes smaller, instead of cross entropy or the distance to the float model: a "
+    "function of outputs, the teacher's outputs and labels: package.module:callable, FILE.py:callable.",
+)  # fmt: skip
 @_option("distill", is_flag=True, help="Learn from the float model even where there are labels.")
 @_option("tensorboard", is_flag=True, help="Write TensorBoard files as well.")
 @_option("target", help="What it is to run on; see `mpqtool lower --help`.")

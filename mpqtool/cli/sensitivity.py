@@ -29,7 +29,7 @@ _FORMS = {
 @click.option(
     "--data", metavar="SPEC",
     help="Inputs: FILE.npz, idx:DIR, cifar10:DIR, an image folder, or package.module:callable; labels are "
-    "not needed.  [default: MODEL.npz beside MODEL.onnx]",
+    "not needed. none: made from the model alone.  [default: MODEL.npz beside MODEL.onnx, else none]",
 )  # fmt: skip
 @click.option(
     "--resize", type=size, metavar="HxW", help="Height and width for the pictures of an image folder."
@@ -95,7 +95,8 @@ def _show(found: dict[str, Any]) -> None:
             header=("bits of all weights", _FORMS[found["sums"]], "measured"),
         )
         beside = "activations in float" if bits is None else f"activations at {bits} bits"
-        click.echo(f"{counted(found['samples'], 'sample')}, {beside}; nothing was trained")
+        made = "" if found["data"] else "synthetic "
+        click.echo(f"{counted(found['samples'], f'{made}sample')}, {beside}; nothing was trained")
         click.echo()
     groups = found["groups"]
     total = sum(row["sensitivity"] for row in groups) or 1.0
@@ -126,5 +127,5 @@ def _show(found: dict[str, Any]) -> None:
     )
 
 
-def _share(value: float) -> str:
-    return f"{value:.3%}"
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3%}"

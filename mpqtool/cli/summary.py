@@ -15,11 +15,11 @@ def echo_summary(path: str, result: dict[str, Any]) -> None:
     """Print accuracy, bits, bytes and islands of a run as a table, and then where its files are."""
     metric, bits, sizes, verified = (result[key] for key in ("metric", "bits", "bytes", "verify"))
     share = result["nodes"]["mac_share_integer"]
-    unit = " dB" if metric["name"] == "sqnr_db" else " %"
-    rows = [
-        (f"{metric['name'] or 'metric'} {form.replace('_', '-')}", number(metric[form], unit))
-        for form in ("float", "fake_quant", "qdq", "integer")
-    ]
+    unit = {"top1": " %", "agreement": " %", "sqnr_db": " dB"}.get(metric["name"], "")
+    forms = ("float", "fake_quant", "qdq", "integer")
+    rows = [(f"{metric['name']} {form.replace('_', '-')}", number(metric[form], unit)) for form in forms]
+    if result["data"]["mode"] == "data-free":
+        rows = [("accuracy", "not measured: no data")]
     quantized = _quantized_bits(bits["layers"])
     rows += [
         ("weight bits (all layers)", number(bits["weights_eff"])),

@@ -8,6 +8,7 @@ spec                        what it is
 ``cifar10:DIR``             the binary batches of CIFAR-10; pixels / 255
 ``DIR``                     pictures in ``train/<class>/`` and ``val/<class>/``; pixels / 255
 ``package.module:callable`` a callable that returns ``Data``, or a dict with the arrays of an ``.npz``
+``FILE.py:callable``        the same, of a file
 ==========================  ==========================================================================
 
 No pickle is ever loaded.
@@ -15,7 +16,7 @@ No pickle is ever loaded.
 
 from __future__ import annotations
 
-__all__ = ["Data", "Shape", "Split", "default_data", "load_data"]
+__all__ = ["NO_DATA", "Data", "Shape", "Split", "default_data", "load_data"]
 
 import os
 import pathlib
@@ -29,6 +30,8 @@ from .checks import check
 from .pixels import Pixels
 from .split import Data, Shape, Split
 
+NO_DATA = "none"
+"""The spec that stands for no data, even where there is a file beside the model."""
 _FORMS = "FILE.npz, idx:DIR, cifar10:DIR, a folder with train/ and val/, or package.module:callable"
 
 
@@ -40,6 +43,7 @@ def load_data(
     resize: tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    any_labels: bool = False,
 ) -> Data:
     """Read samples and check that they fit.
 
@@ -51,6 +55,8 @@ def load_data(
         resize: Height and width that the pictures of an image folder are brought to.
         mean: Subtracted from pixels in 0 to 1, one value per channel or one for all.
         std: What pixels are divided by after that, one value per channel or one for all.
+        any_labels: Whether labels may be numbers of any shape, for functions of the user; ``class_labels`` of
+            what is returned says whether they are class indices all the same.
 
     Raises:
         DataError: There is nothing at ``spec``, or what is there cannot be read or does not fit.
@@ -76,7 +82,7 @@ def load_data(
             raise DataError(f"No such file or folder: {spec!r}. Data can be {_FORMS}.")
         else:
             raise DataError(f"Data {spec!r} is of no known kind; it can be {_FORMS}")
-    return check(data, inputs, classes)
+    return check(data, inputs, classes, any_labels=any_labels)
 
 
 def _call(spec: str, inputs: Mapping[str, Shape] | None) -> Data:

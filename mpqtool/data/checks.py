@@ -16,23 +16,29 @@ from mpqtool.errors import DataError
 from .split import Data, Shape, Split
 
 
-def check(data: Data, inputs: Mapping[str, Shape] | None, classes: int | None) -> Data:
+def check(
+    data: Data, inputs: Mapping[str, Shape] | None, classes: int | None, *, any_labels: bool = False
+) -> Data:
     """Hold every array against the model; give float32 inputs in the model's order, and int64 labels.
+
+    With ``any_labels``, labels may be numbers of any shape; real ones become float32.
 
     Raises:
         DataError: Names, counts, types, shapes, values or labels do not fit.
     """
     if (data.train.labels is None) != (data.test.labels is None):
         raise DataError(f"{data.spec!r}: one split has labels and the other has none; both or neither")
-    return dataclasses.replace(
-        data,
-        train=_checked_split(data.train, f"{data.spec!r}, training split", inputs, classes),
-        test=_checked_split(data.test, f"{data.spec!r}, test split", inputs, classes),
+    labels = [split.labels for split in (data.train, data.test) if split.labels is not None]
+    free = any_labels and not all(_are_classes(each, classes) for each in labels)
+    train, test = (
+        _checked_split(split, f"{data.spec!r}, {name} split", inputs, classes, free)
+        for name, split in (("training", data.train), ("test", data.test))
     )
+    return dataclasses.replace(data, train=train, test=test, class_labels=not free)
 
 
 def _checked_split(
-    split: Split, where: str, inputs: Mapping[str, Shape] | None, classes: int | None
+    split: Split, where: str, inputs: Mapping[str, Shape] | None, classes: int | None, free: bool
 ) -> Split:
     if not split.inputs:
         raise DataError(f"{where}: there is no input")
@@ -53,6 +59,8 @@ def _checked_split(
         raise DataError(f"{where}: there are no samples")
     if split.labels is None:
         return Split(arrays)
+    if free:
+        return Split(arrays, _checked_numbers(split.labels, where, samples))
     return Split(arrays, _checked_labels(split.labels, where, samples, classes))
 
 
@@ -100,3 +108,21 @@ def _checked_labels(labels: NDArray[Any], where: str, samples: int, classes: int
             f"{where}: label {labels[index]} of sample {index} is out of range; allowed: {allowed}"
         )
     return labels.astype(np.int64)
+
+
+def _are_classes(labels: Any, classes: int | None) -> bool:
+    """Whether labels are one index per sample of classes that the model has."""
+    if classes is None or not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        return False
+    return labels.ndim == 1 and bool(((labels >= 0) & (labels < classes)).all())
+
+
+def _checked_numbers(labels: Any, where: str, samples: int) -> NDArray[Any]:
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biuf":
+        kind = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise DataError(
+            f"{where}: labels have type {kind}; they must be numbers, whole, real or true and false"
+        )
+    if len(labels) != samples:
+        raise DataError(f"{where}: {len(labels)} labels for {samples} samples")
+    return labels.astype({"b": np.bool_, "f": np.float32}.get(labels.dtype.kind, np.int64))

@@ -6,6 +6,7 @@ __all__ = ["Data", "Shape", "Split", "input_name"]
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,12 @@ class Split:
 
     Attributes:
         inputs: One array per model input, in graph order, shape ``(samples, ...)``, float32.
-        labels: Class of each sample, shape ``(samples,)``, int64; None where there are none.
+        labels: Class of each sample, shape ``(samples,)``, int64, or what else a metric or loss of the user
+            takes, ``(samples, ...)``; None where there are none.
     """
 
     inputs: dict[str, NDArray[np.float32]]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if self.inputs else 0
@@ -45,12 +47,16 @@ class Data:
         train: Samples to learn from.
         test: Samples to measure on.
         held_out: Whether ``test`` was taken from the end of the only split there was.
+        synthetic: Whether the inputs were made from the model alone: nothing measured on them is an accuracy.
+        class_labels: Whether labels, if there are any, are class indices that fit the model.
     """
 
     spec: str
     train: Split
     test: Split
     held_out: bool = False
+    synthetic: bool = False
+    class_labels: bool = True
 
 
 def input_name(spec: str, inputs: Mapping[str, Shape] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Noise", "measure_alone", "point_noise"]
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -25,10 +26,10 @@ _DRAWS = 2
 
 @dataclasses.dataclass
 class _Seen:
-    """A tensor on its way, what every width makes wrong, and how many samples its first axis tells apart."""
+    """A tensor on its way, what a width makes wrong, and how many samples its first axis tells apart."""
 
     real: Tensor
-    errors: dict[int, Tensor]
+    error: Callable[[int], Tensor]
     rows: int = 1
 
 
@@ -85,8 +86,8 @@ def point_noise(
             for (name, seen), gradient in zip(tape.seen.items(), gradients, strict=True):
                 if gradient is None:
                     continue
-                for bits, error in seen.errors.items():
-                    totals[name][bits] += _squared(gradient * error, seen.rows)
+                for bits in widths:
+                    totals[name][bits] += _squared(gradient * seen.error(bits), seen.rows)
         batches += 1
         on_samples(len(chunk[0]))
     count = max(1, batches * _DRAWS)
@@ -175,23 +176,20 @@ class _Tape(fx.Interpreter):
         module, x = self.fetch_attr(target), args[0]
         if isinstance(module, WeightQuantizer):
             real = x.detach().requires_grad_()
-            self.seen[module.name] = _Seen(real, self.errors[module.name])
+            self.seen[module.name] = _Seen(real, self.errors[module.name].__getitem__)
             return real
         if isinstance(module, ActivationQuantizer):
             real = x if x.requires_grad else x.detach().requires_grad_()
-            errors = _value_errors(real.detach(), self.ranges[module.name])
+            error = functools.partial(_value_error, real.detach(), self.ranges[module.name])
             rows = self.samples if real.ndim and len(real) == self.samples else 1
-            self.seen[module.name] = _Seen(real, errors, rows)
+            self.seen[module.name] = _Seen(real, error, rows)
             return real
         return super().call_module(target, args, kwargs)
 
 
-def _value_errors(x: Tensor, ranges: Mapping[int, tuple[float, int]]) -> dict[int, Tensor]:
-    found = {}
-    for bits, (scale, zero) in ranges.items():
-        codes = torch.round(x / scale).clamp_(-zero, 2**bits - 1 - zero)
-        found[bits] = codes.mul_(scale).sub_(x)
-    return found
+def _value_error(x: Tensor, ranges: Mapping[int, tuple[float, int]], bits: int) -> Tensor:
+    scale, zero = ranges[bits]
+    return torch.round(x / scale).clamp_(-zero, 2**bits - 1 - zero).mul_(scale).sub_(x)
 
 
 class _Alone(fx.Interpreter):

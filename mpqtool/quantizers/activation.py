@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["ActivationQuantizer", "FakeQuantize"]
+__all__ = ["ActivationQuantizer", "FakeQuantize", "on_three"]
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -42,6 +43,7 @@ class ActivationQuantizer(nn.Module):
         carried: Whether the offset is taken off already by what comes before, as behind an average.
         before_hard_swish: Whether a HardSwish uses the value: then real 3 is rounded to whole codes, if
             HardSwish is a product of codes then (``passes.functions.hard_swish_reach``).
+        told_apart: The range outside of which nothing that uses the value tells numbers apart.
         softmax_axis: The axis of a Softmax that uses the value, or None. What a mask sets far below the rest
             is out of the range then.
 
@@ -66,12 +68,14 @@ class ActivationQuantizer(nn.Module):
         carried: bool = False,
         before_hard_swish: bool = False,
         softmax_axis: int | None = None,
+        told_apart: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         super().__init__()
         self.name, self.nonnegative = name, nonnegative
         self.padding, self.carried = padding, carried
         self.before_hard_swish = before_hard_swish
         self.softmax_axis = softmax_axis
+        self.told_apart = told_apart
         self.elements = 0  # of one sample; known once a batch went through
         self.learned_scale = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
         self.register_buffer("former_scale", torch.tensor(torch.nan))
@@ -83,13 +87,7 @@ class ActivationQuantizer(nn.Module):
     def scale(self) -> Tensor:
         """Real units per code, ``()``."""
         scale: Tensor = self.learned_scale
-        if not self.before_hard_swish:
-            return scale
-        # Where real 3 is a whole number of codes, HardSwish is a product of codes: a third of the time.
-        three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
-        reach = round_ste(three / scale)
-        fits = (reach >= _LEAST_REACH) & (reach <= self.zero_point.clamp(min=HARD_SWISH_REACH))
-        return torch.where(fits, three / reach.clamp(min=1), scale)
+        return on_three(scale, self.zero_point) if self.before_hard_swish else scale
 
     @property
     def high(self) -> int:
@@ -146,6 +144,21 @@ class ActivationQuantizer(nn.Module):
             offset=float(self.offset),
             padding=self.padding,
         )
+
+
+def on_three(scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The scale next to this one of which real 3 is a whole number of codes; or this one, where none is near.
+
+    HardSwish is a product of codes then, in a third of the time (``passes.functions.hard_swish_reach``).
+
+    Args:
+        scale: ``()``; the gradient passes.
+        zero_point: ``()``.
+    """
+    three = scale.new_tensor(3.0)  # a number divided by a tensor would be rounded twice
+    reach = round_ste(three / scale)
+    fits = (reach >= _LEAST_REACH) & (reach <= zero_point.clamp(min=HARD_SWISH_REACH))
+    return torch.where(fits, three / reach.clamp(min=1), scale)
 
 
 class FakeQuantize(torch.autograd.Function):

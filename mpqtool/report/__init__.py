@@ -14,7 +14,7 @@ import pydantic
 from mpqtool.errors import DataError
 from mpqtool.files import write_text
 from mpqtool.passes.plan import ActivationQuant
-from mpqtool.result import ResultFile
+from mpqtool.result import SYNTHETIC, ResultFile
 from mpqtool.rundir import LOG, PLAN, REPORT, RESULT
 
 from . import charts, log, widths, words
@@ -67,20 +67,20 @@ def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Lo
         "short": words.short,
         "signed": words.signed,
     }
-    metric = words.METRICS.get(result.metric.name or "", "Metric")
-    unit = "dB" if result.metric.name == "sqnr_db" else "%"
+    metric, unit = words.metric(result)
     shown = ranges(activations)
-    search = [row for row in result.history if row.get("phase") != "integers"]
-    integers = next((row for row in result.history if row.get("phase") == "integers"), None)
+    rows = [{key.removesuffix(SYNTHETIC): value for key, value in row.items()} for row in result.history]
+    search = [row for row in rows if row.get("phase") != "integers"]
+    integers = next((row for row in rows if row.get("phase") == "integers"), None)
     return environment.get_template("page.html").render(
         r=result,
         method=words.METHODS.get(result.method, result.method),
-        unit=f" {unit}",
+        unit=unit,
         metric=metric,
         name=pathlib.PurePath(result.model.path).name,
         verdict=words.verdict(result),
         drop=words.drop(result),
-        history=charts.history(search, f"{metric} on held-out data, {unit}"),
+        history=charts.history(search, words.held_out(result)),
         kept=charts.kept_epoch(search),
         integers=integers,
         distribution=charts.distribution(result.bits.layers),

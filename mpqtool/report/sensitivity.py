@@ -57,6 +57,7 @@ def plot(found: Mapping[str, Any]) -> str:
 def _mismatch(rows: Sequence[Mapping[str, Any]], samples: int) -> str:
     """Bound and measured mismatch, by powers of ten; what was measured as 0 is a hollow point at the foot."""
     lines = [("weights", "bound"), ("activations", "measured")]
+    lines = [(css, key) for css, key in lines if rows[0][key] is not None]
     low, high = bounds([math.log10(row[key]) for row in rows for _, key in lines if row[key] > 0] or [0.0])
     panel = Panel(rows[0]["bits"], rows[-1]["bits"], _TOP, _HEIGHT, low, high)
     drawn = panel.frame(

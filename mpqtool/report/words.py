@@ -7,6 +7,8 @@ __all__ = [
     "METRICS",
     "Verdict",
     "drop",
+    "held_out",
+    "metric",
     "number",
     "settings",
     "short",
@@ -22,8 +24,9 @@ from typing import Any
 
 from mpqtool.result import ResultFile
 
-METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT"}
+METHODS = {"impq": "IMPQ", "lsq": "LSQ", "lsq+": "LSQ+", "adaqat": "AdaQAT", "fat": "FAT"}
 METRICS = {"top1": "Top-1 accuracy", "agreement": "Agreement with float", "sqnr_db": "SQNR"}
+UNITS = {"top1": " %", "agreement": " %", "sqnr_db": " dB"}
 NOT_MEASURED = "not measured"
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -93,11 +96,27 @@ def verdict(result: ResultFile) -> Verdict:
     return Verdict("bad", "Verification did not pass", f"The engines gave different integers.{counts}")
 
 
+def metric(result: ResultFile) -> tuple[str, str]:
+    """Name what the forms of the model are compared by, and its unit with a space in front."""
+    name = result.metric.name or ""
+    if result.data.mode == "data-free":
+        return "Accuracy", ""
+    return METRICS.get(name, name or "Metric"), UNITS.get(name, "")
+
+
+def held_out(result: ResultFile) -> str:
+    """Name what the run decided by."""
+    if result.data.mode == "data-free":
+        return "likeness to the float model on synthetic inputs, which is no accuracy"
+    name, unit = metric(result)
+    return f"{name} on held-out data{unit and f',{unit}'}"
+
+
 def drop(result: ResultFile) -> str:
     """Say how the integer file compares with the float file."""
-    metric = result.metric
-    if metric.float is None or metric.integer is None:
+    found = result.metric
+    if found.float is None or found.integer is None:
         return ""
-    change = metric.integer - metric.float
-    unit = " dB" if metric.name == "sqnr_db" else " points"
-    return f"{change:+.2f}{unit} against float ({metric.float:.2f})".replace("-", "\N{MINUS SIGN}", 1)
+    change = found.integer - found.float
+    unit = UNITS.get(found.name or "", "").replace("%", "points")
+    return f"{change:+.2f}{unit} against float ({found.float:.2f})".replace("-", "\N{MINUS SIGN}", 1)

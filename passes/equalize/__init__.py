@@ -8,11 +8,13 @@ __all__ = [
     "EqualizeLayersPass",
     "Maxima",
     "RescaleDepthwisePass",
+    "Rescaling",
     "absorbable_values",
     "clipped_values",
+    "depthwise_rescaling",
 ]
 
 from .absorb_bias import AbsorbBiasPass, ChannelStatistics, absorbable_values
 from .cross_layer import EqualizeLayersPass
-from .depthwise import RescaleDepthwisePass
+from .depthwise import RescaleDepthwisePass, Rescaling, depthwise_rescaling
 from .lock import Maxima, clipped_values

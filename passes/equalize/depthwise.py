@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["RescaleDepthwisePass"]
+__all__ = ["RescaleDepthwisePass", "Rescaling", "depthwise_rescaling"]
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -58,9 +59,7 @@ class RescaleDepthwisePass(ir.passes.InPlacePass):
             for link in pairs:
                 if link in unmeasured:
                     continue
-                wanted = _factors(link)
-                free = unlocked(link, self.maxima, wanted)
-                factors = np.where(free, wanted, 1)
+                factors, free = _decided(link, self.maxima)
                 locked += int((~free).sum())
                 if (factors != 1).any():
                     rescale(link.source, rows=factors)
@@ -71,6 +70,47 @@ class RescaleDepthwisePass(ir.passes.InPlacePass):
         names = [str(link.source.outputs[0].name) for link in unmeasured]
         log_left_alone({"no maxima of the Clip behind are given": names} if names else {})
         return ir.passes.PassResult(model, modified=bool(rescaled))
+
+
+class Rescaling(NamedTuple):
+    """What ``RescaleDepthwisePass`` does to a model.
+
+    Attributes:
+        layers: Depthwise layers that it looks at.
+        channels: Their channels.
+        rescaled: Those that get a factor.
+        locked: Those that a Clip cuts, or would.
+    """
+
+    layers: int
+    channels: int
+    rescaled: int
+    locked: int
+
+
+def depthwise_rescaling(model: ir.Model, maxima: Maxima) -> Rescaling:
+    """Count what ``RescaleDepthwisePass`` would do.
+
+    Args:
+        model: Normal form, BatchNormalization folded; left as it is.
+        maxima: As for the pass.
+    """
+    found, _ = find_links(model.graph)
+    pairs = [link for link in found if _is_separable(link) and is_measured(link, maxima)]
+    decided = [_decided(link, maxima) for link in pairs]
+    return Rescaling(
+        layers=len(pairs),
+        channels=sum(link.channels for link in pairs),
+        rescaled=sum(int((factors != 1).sum()) for factors, _ in decided),
+        locked=sum(int((~free).sum()) for _, free in decided),
+    )
+
+
+def _decided(link: Link, maxima: Maxima) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The factors of the channels, and which channels are not locked."""
+    wanted = _factors(link)
+    free = unlocked(link, maxima, wanted)
+    return np.where(free, wanted, 1), free
 
 
 def _factors(link: Link) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from mpqtool.cli import cli
 from mpqtool.cli.quantize import command
 from mpqtool.errors import VerificationError
 from mpqtool.method_options import METHODS_OF
-from mpqtool.options import CHOICES, METHODS, QuantizeOptions
+from mpqtool.options import CHOICES, QuantizeOptions
 from mpqtool.result import (
     Bits,
     DataInfo,
@@ -99,11 +99,15 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
         "Method",
         "Data",
         "Search (--method impq, adaqat)",
+        "Budgets (--method impq, ptq)",
         "IMPQ (--method impq)",
         "AdaQAT (--method adaqat)",
-        "First and last layer (--method lsq, lsq+, adaqat)",
+        "First and last layer (--method lsq, lsq+, adaqat, ptq, fat)",
+        "Uniform widths (--method lsq, lsq+, ptq, fat)",
+        "Post-training quantization (--method ptq)",
         "LSQ and LSQ+ (--method lsq, lsq+)",
-        "Training (all methods)",
+        "Training (--method impq, lsq, lsq+, adaqat, fat)",
+        "Training of weights (--method impq, lsq, lsq+, adaqat)",
         "Integer file",
         "Run",
     ]
@@ -114,7 +118,10 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
     ("title", "methods"),
     [
         ("Search", ("impq", "adaqat")), ("IMPQ", ("impq",)), ("AdaQAT", ("adaqat",)),
-        ("First", ("lsq", "lsq+", "adaqat")), ("LSQ", ("lsq", "lsq+")), ("Training", METHODS),
+        ("First", ("lsq", "lsq+", "adaqat", "ptq", "fat")), ("Uniform", ("lsq", "lsq+", "ptq", "fat")),
+        ("Budgets", ("impq", "ptq")), ("Post-training", ("ptq",)),
+        ("LSQ", ("lsq", "lsq+")), ("Training (", ("impq", "lsq", "lsq+", "adaqat", "fat")),
+        ("Training of weights", ("impq", "lsq", "lsq+", "adaqat")),
     ],
 )  # fmt: skip
 def test_panels_name_the_methods_that_have_their_options(title: str, methods: tuple[str, ...]) -> None:
@@ -160,6 +167,16 @@ def test_options_of_impq_reach_the_pipeline(pipeline: _Pipeline) -> None:
     )  # fmt: skip
 
 
+def test_options_of_fat_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "fat", "--bits", "W4A8", "--all-layers", "--epochs", "3", "--epoch-samples", "9"]
+    arguments += ["--batch-size", "8", "--lr", "0.002", "--seed", "4", "--resume"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="fat", bits="W4A8", all_layers=True, epochs=3, epoch_samples=9, batch_size=8, lr=0.002, seed=4,
+        resume=True,
+    )  # fmt: skip
+
+
 def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
     arguments = ["--method", "lsq+", "--bits", "W2A3", "--config", "4", "--weight-scales", "layer"]
     arguments += ["--weight-grid", "odd", "--all-layers", "--init", "minmax", "--patience", "2"]
@@ -170,6 +187,16 @@ def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
         method="lsq+", bits="W2A3", config="4", weight_scales="layer", weight_grid="odd", all_layers=True,
         init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=6,
         mixed_precision="bf16", lr=0.001,
+    )  # fmt: skip
+
+
+def test_options_of_ptq_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "ptq", "--bits", "W4A8", "--ranges", "entropy", "--rounding", "adaround"]
+    arguments += ["--no-bias-correction", "--calibration-samples", "99", "--all-layers"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="ptq", bits="W4A8", ranges="entropy", rounding="adaround", bias_correction=False,
+        calibration_samples=99, all_layers=True,
     )  # fmt: skip
 
 
@@ -253,7 +280,7 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
         pytest.param(["m.onnx", "--std", "a,b"], "'a,b' is not a list of numbers", id="std"),
         pytest.param(["m.onnx", "--target-bits", "W9A6"], "weight bits must be 1 to 8, got 9", id="bits"),
         pytest.param(["m.onnx", "--epochs", "-1"], "epochs must be at least 0, got -1", id="range"),
-        pytest.param(["m.onnx", "--bits", "W2A2"], "only with lsq and lsq+; choose", id="other-method"),
+        pytest.param(["m.onnx", "--bits", "W2A2"], "with lsq and lsq+ and ptq and fat", id="other-method"),
         pytest.param(["m.onnx", "--method", "lsq", "--config", "4"], "choose method 'lsq+'", id="offsets"),
         pytest.param(["m.onnx", "--lambda", "0.1"], "lambda has no effect with method 'impq'", id="lambda"),
         pytest.param(["m.onnx", "--method", "adaqat", "--lambda", "0"], "lambda must be positive", id="zero"),
@@ -263,6 +290,14 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
             ["m.onnx", "--bits", "W4A4"],
             "bits has no effect with method 'impq', only with lsq and lsq",
             id="default-value-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--no-bias-correction"],
+            "bias_correction has no effect with method 'impq', only with ptq",
+            id="switch-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--method", "ptq", "--epochs", "1"], "with method 'ptq', only", id="untrained"
         ),
         pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
     ],

@@ -171,3 +171,38 @@ def test_default_is_the_file_beside_the_model(tmp_path: pathlib.Path) -> None:
     assert default_data(tmp_path / "model.onnx") is None
     (tmp_path / "model.npz").touch()
     assert default_data(tmp_path / "model.onnx") == str(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "dtype", "is_class"),
+    [
+        pytest.param(np.ones((5, 4)), 3, np.float32, False, id="boxes"),
+        pytest.param(np.array([[1], [2], [0], [1], [2]], np.int32), 3, np.int64, False, id="rank"),
+        pytest.param(np.array([7, 1, 1, 1, 1]), 3, np.int64, False, id="other-numbers"),
+        pytest.param(np.arange(5) > 2, 3, np.bool_, False, id="truth"),
+        pytest.param(np.arange(5) % 3, 3, np.int64, True, id="classes"),
+        pytest.param(np.arange(5) % 3, None, np.int64, False, id="no-logits"),
+    ],
+)
+def test_labels_for_functions_of_the_user(
+    tmp_path: pathlib.Path, labels: np.ndarray, classes: int | None, dtype: type, is_class: bool
+) -> None:
+    data = load_data(_save(tmp_path, x=_x(5), label=labels), inputs=INPUTS, classes=classes, any_labels=True)
+    assert data.class_labels is is_class
+    assert data.train.labels is not None
+    assert data.test.labels is not None
+    assert data.train.labels.dtype == data.test.labels.dtype == dtype
+    np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        pytest.param(np.ones((4, 2)), "4 labels for 5 samples", id="count"),
+        pytest.param(np.array(["a"] * 5), "labels have type <U1; they must be numbers", id="text"),
+    ],
+)
+def test_labels_that_no_function_gets(tmp_path: pathlib.Path, labels: np.ndarray, message: str) -> None:
+    spec = _save(tmp_path, x=_x(5), label=labels, x_test=_x(1), label_test=labels[:1])
+    with pytest.raises(DataError, match=message):
+        load_data(spec, inputs=INPUTS, any_labels=True)

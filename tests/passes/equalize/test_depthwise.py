@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_text import ops, parse
 
 from mpqtool.passes import pipelines
-from mpqtool.passes.equalize import RescaleDepthwisePass
+from mpqtool.passes.equalize import RescaleDepthwisePass, depthwise_rescaling
 from mpqtool.passes.values import array
 
 RELATIVE = 1e-5
@@ -84,6 +84,8 @@ def test_channels_that_relu6_cuts_or_would_are_locked() -> None:
     assert maxima["r"][1] == 6
     assert 6 / 4 < maxima["r"][3] < 5.9
 
+    assert depthwise_rescaling(model, maxima) == (1, 5, 1, 2)  # layers, channels, rescaled, locked
+
     RescaleDepthwisePass(maxima)(model)
 
     np.testing.assert_allclose(_factors(before, model), [1, 1, 1, 1, 0.2 / 0.7], rtol=1e-6)  # float32
@@ -119,6 +121,7 @@ def test_second_run_changes_nothing(bias: list[float]) -> None:
 def test_relu6_without_maxima_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert not RescaleDepthwisePass()(_parse(_SIX)).modified
+    assert depthwise_rescaling(_parse(_SIX), {}).layers == 0
 
     assert "Left 1 layers alone, as no maxima of the Clip behind are given: t" in caplog.text
 
