@@ -20,7 +20,7 @@ from .errors import OptionError
 from .finished import Finished
 from .job import Job
 from .methods.budgets import in_words
-from .option_checks import METRICS
+from .metrics import sqnr_error
 from .options import parse_bits
 from .prices import make_plan_prices
 
@@ -38,12 +38,14 @@ class Trial:
         plan: Widths, before anything was fitted.
         finished: What became of it.
         held_out: Its metric on held-out data.
+        error: Standard error of that, where the floor counts in dB; else 0: the floor has room for a sample.
         costs: What it costs, by name of a budget.
     """
 
     plan: Plan
     finished: Finished
     held_out: float
+    error: float
     costs: Mapping[str, float]
 
 
@@ -67,7 +69,6 @@ class Trials:
         labels = None if split.labels is None else split.labels[::stride]
         self._split = Split({name: array[::stride] for name, array in split.inputs.items()}, labels)
         self._reference = _outputs(import_graph(job.folded), self._split)
-        self._metric = job.metric
         self._costs = make_plan_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
         self.points: list[dict[str, Any]] = []
         self.floor, self.limits = self._floor(), self._limits()
@@ -77,20 +78,27 @@ class Trials:
         finished = self._make(plan)
         outputs = _outputs(finished.simulation, self._split)
         held_out = self.job.measure(outputs, self._reference, self._split.labels)
+        error = sqnr_error(outputs, self._reference) if self.job.metric == "sqnr_db" else 0.0
         costs = self._costs(plan)
-        row = {**costs, "left_float": len(plan.left_float), "held_out": held_out,
-               "feasible": held_out >= self.floor and self.affords(costs)}  # fmt: skip
+        enough = self._is_enough(held_out, error)
+        row = {
+            **costs, "left_float": len(plan.left_float), "held_out": held_out, "held_out_error": error,
+            "feasible": enough and self.affords(costs),
+        }  # fmt: skip
         self.points.append(row)
         self.job.reporter.event("point", **row)
-        return Trial(plan, finished, held_out, costs)
+        return Trial(plan, finished, held_out, error, costs)
 
     def holds(self, trial: Trial) -> bool:
         """Whether a plan is accurate enough."""
-        return trial.held_out >= self.floor
+        return self._is_enough(trial.held_out, trial.error)
 
     def is_enough(self, point: Mapping[str, Any]) -> bool:
         """The same of a row of ``points``."""
-        return bool(point["held_out"] >= self.floor)
+        return self._is_enough(point["held_out"], point["held_out_error"])
+
+    def _is_enough(self, held_out: float, error: float) -> bool:
+        return bool(held_out - error >= self.floor)
 
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What a plan costs, which nothing needs to be fitted for."""
@@ -105,7 +113,7 @@ class Trials:
         used = {name: trial.costs[name] for name in self.limits}
         missed = [name for name, limit in self.limits.items() if used[name] > limit]
         accurate = self.holds(trial)
-        floor = "min_sqnr" if self._metric == "sqnr_db" else "max_drop"
+        floor = "min_sqnr" if self.job.metric == "sqnr_db" else "max_drop"
         binding: str | None = None
         if not accurate or (not self.limits and any(not self.is_enough(row) for row in self.points)):
             binding = floor
@@ -140,18 +148,19 @@ class Trials:
 
     def said(self, trial: Trial) -> str:
         """The metric of a plan beside what it must be, for a person."""
-        unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(self._metric, self._metric)
-        return f"{trial.held_out:.2f} {unit} on held-out data, at least {self.floor:.2f} asked"
+        metric = self.job.metric
+        unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
+        spread = f" +- {trial.error:.2f}" if trial.error else ""
+        return f"{trial.held_out:.2f}{spread} {unit} on held-out data, at least {self.floor:.2f} asked"
 
     def _floor(self) -> float:
-        options, labels = self.job.options, self._split.labels
-        if self._metric == "sqnr_db":
+        options, metric = self.job.options, self.job.metric
+        if metric == "sqnr_db":
             return options.min_sqnr
-        exact = self.job.measure(self._reference, self._reference, labels)
-        if self._metric not in METRICS:  # a function of the user, in its own unit
-            return exact - options.max_drop
+        exact = self.job.measure(self._reference, self._reference, self._split.labels)
         # One sample more or less is no drop that could be told from noise.
-        return exact - max(options.max_drop, 100 / len(self._split)) - 1e-9
+        least = 100 / len(self._split) if metric in ("top1", "agreement") else 0.0
+        return exact - max(options.max_drop, least) - 1e-9
 
     def _limits(self) -> dict[str, float]:
         options, limits = self.job.options, dict[str, float]()

@@ -13,6 +13,7 @@ __all__ = [
     "GRID",
     "ISLAND",
     "KEPT",
+    "LEFT_FLOAT",
     "NAME",
     "NEEDED",
     "OFFSET",
@@ -70,6 +71,8 @@ EXACT = "mpqtool.exact"
 FLOAT = "mpqtool.float"
 """On an operator that could be integer and was left in float, as that is faster: the name of its first
 output in the QDQ file."""
+LEFT_FLOAT = "mpqtool.left_float"
+"""On the model: ``left_float`` of its plan as JSON, if any."""
 TARGET = "mpqtool.target"
 """On the model: what an integer file was made for, of ``targets.TARGETS``."""
 VNNI = "mpqtool.vnni"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from mpqtool.errors import OptionError
 from mpqtool.method_options import BITS, EPOCHS, GRANULARITY, METHODS_OF, START_BITS
 from mpqtool.methods.budgets import PHASES
+from mpqtool.methods.ptq import Rounding
 from mpqtool.methods.sensitivity import RANKS, SENSITIVITIES
 from mpqtool.option_checks import STEPS
 from mpqtool.options import CHOICES, METHODS, QuantizeOptions, parse_bits
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.initialize import INITS
+from mpqtool.quantizers.ranges import RANGES, Ranges
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,22 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ),
         ({"method": "lsq", "patience": 4}, "less than the 4 epochs that can end early of epochs 5, got 4"),
         ({"method": "lsq", "patience": 16, "epochs": 20}, "less than the 16 epochs"),
+        (
+            {"method": "ptq", "ranges": "max"},
+            "ranges must be one of mse, percentile, entropy, minmax, got 'max'",
+        ),
+        ({"method": "ptq", "rounding": "up"}, "rounding must be one of auto, adaround, nearest, got 'up'"),
+        ({"method": "ptq", "calibration_samples": 0}, "calibration_samples must be at least 1, got 0"),
+        ({"method": "ptq", "bias_correction": "no"}, "bias_correction must be of type bool, got 'no'"),
+        ({"method": "ptq", "bits": "W4.5A8"}, "bits are uniform, so whole numbers, got 'W4.5A8'"),
+        ({"method": "ptq", "bits": "W1A8"}, "'W1A8': on the full grid weight bits must be 2 to 8$"),
+        ({"method": "ptq", "bits": "W4A1"}, "bits 'W4A1': activation bits must be 2 to 8"),
+        (
+            {"method": "ptq", "bits": "W4A8", "target_size": 9},
+            "target_size has no effect on uniform bits 'W4A8'; leave bits out, or give bits 'mixed'",
+        ),
+        ({"method": "lsq", "bits": "mixed"}, "bits 'mixed' is for method 'ptq', got 'lsq'; write W4A4"),
+        ({"method": "ptq", "plan": "p.json"}, "plan is for no method, .* got 'ptq'; leave one out"),
         ({"mean": "abc"}, "mean must be a tuple of float, got 'abc'"),
         ({"mean": (None,)}, r"mean must be a tuple of float, got \(None,\)"),
         ({"std": ("a",)}, r"std must be a tuple of float, got \('a',\)"),
@@ -167,18 +185,21 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
     assert said.keys() == METHODS_OF.keys()
-    words = dict.fromkeys(("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune"), "off")
+    off = ("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune", "equalize")
+    words = dict.fromkeys(off, "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
     words |= dict.fromkeys(("target_size", "target_bitops", "take", "loss", *STEPS), "none")
-    words |= {"granularity": "; ".join(GRANULARITY.values())}
+    words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
+    words |= {"bias_correction": "on"}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
-    words |= {"bits": "; ".join(dict.fromkeys(BITS.values()))}
     assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
 
 
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
     assert (CHOICES["sensitivity"], CHOICES["rank"], CHOICES["first"]) == (SENSITIVITIES, RANKS, PHASES)
     assert CHOICES["init"] == INITS
+    assert CHOICES["ranges"] == tuple(RANGES) == get_args(Ranges)
+    assert CHOICES["rounding"] == get_args(Rounding)
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 
 
@@ -192,6 +213,8 @@ _OTHER_THAN_DEFAULT = {
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
     "activation_clip": "6sigma", "take": 3, "prune": True, "loss": "package.module:loss",
+    "ranges": "entropy", "rounding": "nearest", "bias_correction": False, "calibration_samples": 99,
+    "equalize": True, "min_sqnr": 12.0,
 }  # fmt: skip
 
 
@@ -282,7 +305,8 @@ def test_epochs_and_lr_are_numbers(options: dict[str, Any], epochs: int, lr: flo
         ({"target_size": 9}, None),
         ({"target_bitops": 9}, None),
         ({"target_size": 9, "target_bits": "W2A4"}, "W2A4"),
-        ({"method": "lsq"}, "W3A6"),
+        ({"method": "lsq"}, None),
+        ({"method": "ptq", "bits": "mixed"}, None),
         ({"method": "impq", "plan": "p.json"}, "W3A6"),
     ],
 )

@@ -15,20 +15,27 @@ _BLOCK = 64
 """Weights of a kernel whose changes are gathered before the others hear of them."""
 _DAMPING = 0.01
 """Share of the mean power of the inputs that is added to each: few samples tell little of many inputs."""
+_FAINT = 1e-10
+"""Share of their mean square below which what varies in inputs is taken for rounding of float32."""
 
 
 @dataclasses.dataclass
 class Moments:
     """What a layer's rounding hangs on, summed over positions; it does not grow with their number.
 
-    ``x`` is what the quantized layer multiplies, ``y`` what the float layer makes of its own input.
+    ``x`` is what the quantized layer multiplies, ``y`` what the float layer makes of its own input. Products
+    are of differences to the means, as those of the values themselves would lose a small variance around a
+    large mean in float32.
+
+    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances, 1979, equation 2.1, for ``add``.
 
     Attributes:
         count: Positions.
-        x: Sums of inputs, ``(groups, inputs)``.
-        y: Sums of results, ``(groups, kernels)``.
-        xx: Sums of products of two inputs, ``(groups, inputs, inputs)``.
-        yx: Sums of products of results and inputs, ``(groups, kernels, inputs)``.
+        x: Means of inputs, ``(groups, inputs)``.
+        y: Means of results, ``(groups, kernels)``.
+        xx: Sums of products of two inputs, each less its mean, ``(groups, inputs, inputs)``.
+        yx: The same of results and inputs, ``(groups, kernels, inputs)``.
     """
 
     count: int
@@ -40,21 +47,24 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> Moments:
         """Those of inputs ``(groups, inputs, positions)`` and results ``(groups, kernels, positions)``."""
-        return cls(x.shape[2], x.sum(2), y.sum(2), x @ x.mT, y @ x.mT)
+        means = x.mean(2), y.mean(2)
+        x, y = (values - mean[:, :, None] for values, mean in zip((x, y), means, strict=True))
+        return cls(x.shape[2], *means, x @ x.mT, y @ x.mT)
 
     def add(self, other: Moments) -> None:
         """Go on with other positions."""
-        self.count += other.count
-        for name in ("x", "y", "xx", "yx"):
-            getattr(self, name).add_(getattr(other, name))
+        count = self.count + other.count
+        x, y = other.x - self.x, other.y - self.y
+        self.xx += other.xx + self.count * other.count / count * x[:, :, None] * x[:, None, :]
+        self.yx += other.yx + self.count * other.count / count * y[:, :, None] * x[:, None, :]
+        self.x += x * (other.count / count)
+        self.y += y * (other.count / count)
+        self.count = count
 
     @property
     def centered(self) -> tuple[Tensor, Tensor]:
         """Covariance of the inputs, and of results with inputs: what no bias can make up for."""
-        x, y = self.x / self.count, self.y / self.count
-        xx = self.xx / self.count - x[:, :, None] * x[:, None, :]
-        yx = self.yx / self.count - y[:, :, None] * x[:, None, :]
-        return xx, yx
+        return self.xx / self.count, self.yx / self.count
 
 
 def round_for_outputs(weight: Tensor, scale: Tensor, low: Tensor, high: Tensor, moments: Moments) -> Tensor:
@@ -89,7 +99,8 @@ def round_for_outputs(weight: Tensor, scale: Tensor, low: Tensor, high: Tensor, 
     w = (weight.flatten(1) / scale[:, None]).reshape(*parts, inputs)  # all in units of the scales
     low, high = (bound.reshape(*parts, 1).to(w) for bound in (low, high))
     covariance, wanted = moments.centered
-    power = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=torch.finfo(w.dtype).tiny)
+    power = covariance.diagonal(dim1=1, dim2=2).mean(1)
+    power = power.maximum(_FAINT * moments.x.square().mean(1)).clamp(min=torch.finfo(w.dtype).tiny)
     covariance = covariance / power[:, None, None]
     wanted = wanted / power[:, None, None] / scale.reshape(*parts, 1)
     covariance.diagonal(dim1=1, dim2=2).add_(_DAMPING)

@@ -21,6 +21,8 @@ from ..place import place
 from ..plan import ActivationQuant, Grid, Plan, WeightQuant, first_fault
 from ..values import add_initializer, array, is_op
 
+_LEFT_FLOAT = pydantic.TypeAdapter(dict[str, str])
+
 
 def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
     """Undo ``InsertQdqPass``: ``quantize(*extract(qdq))`` gives the codes of ``qdq`` again.
@@ -33,7 +35,8 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
         qdq: Left as it is.
 
     Raises:
-        PlanError: A tensor that has to be quantized is not, or not in one of these ways.
+        PlanError: A tensor that has to be quantized, and is not noted as left in float, is not, or not in one
+            of these ways.
     """
     model = qdq.clone()
     common.RemoveUnusedNodesPass()(model)
@@ -50,7 +53,9 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
         else:
             _remove_pair(model.graph, node, activations)
     common.RemoveUnusedNodesPass()(model)
-    expected = place(model, weight_bits=8, activation_bits=8, grid=Grid.SIGNED)
+    with _readable("the tensors left in float"):
+        left = _LEFT_FLOAT.validate_json(model.metadata_props.pop(metadata.LEFT_FLOAT, "{}"))
+    expected = place(model, weight_bits=8, activation_bits=8, grid=Grid.SIGNED).without(left)
     for kind, names, found in (
         ("weight", [w.name for w in expected.weights], weights.keys()),
         ("activation", [a.name for a in expected.activations], activations.keys()),
@@ -65,6 +70,7 @@ def extract(qdq: ir.Model) -> tuple[ir.Model, Plan]:
         plan = Plan(
             weights=tuple(weights[w.name] for w in expected.weights),
             activations=tuple(activations[a.name] for a in expected.activations),
+            left_float=left,
         )
     return model, plan
 

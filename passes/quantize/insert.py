@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["InsertQdqPass"]
 
+import json
 import logging
 from collections.abc import Iterable
 
@@ -37,7 +38,8 @@ class InsertQdqPass(ir.passes.InPlacePass):
     the bias of every Conv and Gemm behind is ``b + r * s_w * sum(w)``, and 0, which is what they pad with, is
     the offset. Only for a Conv that pads with real zeros, ``Add(r)`` stands in front of it.
 
-    Left alone: tensors that the plan does not name, and a graph that holds the plan already.
+    Left alone: tensors that the plan does not name, and a graph that holds the plan already. Which tensors
+    are to stay float, and why, is noted on the model.
 
     Args:
         plan: Complete: every scale and zero point is there.
@@ -63,6 +65,8 @@ class InsertQdqPass(ir.passes.InPlacePass):
         found = entries(model, self.plan)
         _check_names(graph, found)
         values = {value.name: value for value in all_values(graph)}
+        if self.plan.left_float:
+            model.metadata_props[metadata.LEFT_FLOAT] = json.dumps(self.plan.left_float)
         for planned in self.plan.weights:
             _quantize_weight(graph, planned, found)
         for name, activation in found.items():

@@ -127,7 +127,8 @@ def test_help_has_every_option_once_in_a_named_panel(width: int, monkeypatch: py
 def test_panels_name_the_methods_that_have_their_options(title: str, methods: tuple[str, ...]) -> None:
     (panel,) = (panel for panel in command.panels if panel.name.startswith(title))
     of_these = {name for name, having in METHODS_OF.items() if having == methods}
-    assert set(panel.options) == of_these - {"resume"}  # resume stands with what a run is
+    elsewhere = {"resume", "min_sqnr"}  # with what a run is, and beside max_drop, which it stands in for
+    assert set(panel.options) - elsewhere == of_these - elsewhere
 
 
 def test_defaults_reach_the_pipeline(pipeline: _Pipeline) -> None:
@@ -187,6 +188,16 @@ def test_options_of_lsq_plus_reach_the_pipeline(pipeline: _Pipeline) -> None:
         method="lsq+", bits="W2A3", config="4", weight_scales="layer", weight_grid="odd", all_layers=True,
         init="minmax", patience=2, optimizer="adamw", weight_decay=0.0, accumulate=4, epochs=6,
         mixed_precision="bf16", lr=0.001,
+    )  # fmt: skip
+
+
+def test_options_of_ptq_reach_the_pipeline(pipeline: _Pipeline) -> None:
+    arguments = ["--method", "ptq", "--bits", "W4A8", "--ranges", "entropy", "--rounding", "adaround"]
+    arguments += ["--no-bias-correction", "--calibration-samples", "99", "--all-layers"]
+    assert CliRunner().invoke(cli, ["quantize", "m.onnx", *arguments]).exit_code == 0
+    assert pipeline.options == QuantizeOptions(
+        method="ptq", bits="W4A8", ranges="entropy", rounding="adaround", bias_correction=False,
+        calibration_samples=99, all_layers=True,
     )  # fmt: skip
 
 
@@ -280,6 +291,14 @@ def test_other_errors_are_bugs_and_keep_their_traceback(pipeline: _Pipeline) -> 
             ["m.onnx", "--bits", "W4A4"],
             "bits has no effect with method 'impq', only with lsq and lsq",
             id="default-value-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--no-bias-correction"],
+            "bias_correction has no effect with method 'impq', only with ptq",
+            id="switch-of-another-method",
+        ),
+        pytest.param(
+            ["m.onnx", "--method", "ptq", "--epochs", "1"], "with method 'ptq', only", id="untrained"
         ),
         pytest.param(["m.onnx", "--nonsense"], "No such option", id="option"),
     ],

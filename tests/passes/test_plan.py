@@ -41,10 +41,13 @@ def _activations(draw: st.DrawFn, name: str) -> ActivationQuant:
 @st.composite
 def _plans(draw: st.DrawFn) -> Plan:
     names = st.lists(st.text(min_size=1), unique=True, max_size=5)
-    return Plan(
+    plan = Plan(
         weights=tuple(draw(_weights(name)) for name in draw(names)),
         activations=tuple(draw(_activations(name)) for name in draw(names)),
     )
+    known = [entry.name for entry in (*plan.weights, *plan.activations)]
+    left = st.dictionaries(st.sampled_from(known), st.text()) if known else st.just({})
+    return plan.without(draw(left))
 
 
 @settings(deadline=None)
@@ -146,6 +149,14 @@ def _text(weights: list[Any] | None = None, activations: list[Any] | None = None
             r"activations.0.tie: no such field; remove it\. Mend",
             id="tie-of-an-older-plan",
         ),
+        pytest.param(
+            _text(left_float={"x": "too wide", "w": "dear"}),
+            "quantized, and in left_float too: w, x",
+            id="quantized-and-float",
+        ),
+        pytest.param(
+            _text(left_float=["y"]), "left_float: Input should be an object", id="float-without-reasons"
+        ),
         pytest.param(_text(schema_version=2), "schema_version: .*found 2", id="schema"),
         pytest.param("{}", "weights: Field required", id="empty"),
     ],
@@ -155,6 +166,30 @@ def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
         Plan.from_json(text, source="'plan.json'")
     assert str(caught.value).startswith("Cannot use 'plan.json': ")
     assert "\n" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=30)
+@given(_plans(), st.text())
+def test_what_stays_float_is_in_no_list(plan: Plan, why: str) -> None:
+    names = [entry.name for entry in (*plan.weights, *plan.activations)]
+    less = plan.without(dict.fromkeys(names[:1], why))
+    assert less.left_float == plan.left_float | dict.fromkeys(names[:1], why)
+    assert (
+        [less.weight(name) for name in names[:1]]
+        == [less.activation(name) for name in names[:1]]
+        == [None][: len(names)]
+    )
+    assert less.replaced(weights=()).left_float == less.left_float
+    if names:
+        with pytest.raises(pydantic.ValidationError, match="quantized, and in left_float too: "):
+            Plan(weights=plan.weights, activations=plan.activations, left_float={names[0]: why})
+
+
+def test_a_plan_without_floats_does_not_speak_of_them() -> None:
+    plan = Plan.from_json(_text())
+    assert plan.left_float == {}
+    assert "left_float" not in plan.to_json()
+    assert '"left_float": {\n    "w": "why"\n  }\n}' in plan.without({"w": "why"}).to_json()
 
 
 def test_a_plan_is_frozen() -> None:
