@@ -7,8 +7,10 @@ __all__ = ["make_data"]
 import pathlib
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 from torch import fx
 
 from .data import NO_DATA, Data, Split
@@ -66,15 +68,26 @@ def make_data(
     reporter.synthetic = True
     made: list[Any] = [None]
     if is_main():  # the others get what the main process made: on GPUs, sums differ from run to run
-        network.to(make_accelerator().device)
-        inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-        count = _TRAIN + _TEST
-        with reporter.progress(count, "synthetic inputs") as progress:
-            made[0] = synthesize(network, inputs, count, seed=options.seed, on_samples=progress.advance)
-        network.cpu()
+        try:
+            made[0] = _made(model, network, options.seed, reporter)
+        except Exception as error:  # the others would wait for ever
+            made[0] = error
     broadcast_object_list(made)
+    if isinstance(made[0], Exception):
+        raise made[0]
     train, test = (
         Split({name: array[rows] for name, array in made[0].items()})
         for rows in (slice(_TRAIN), slice(_TRAIN, None))
     )
     return Data(NO_DATA, train, test, synthetic=True)
+
+
+def _made(
+    model: ir.Model, network: fx.GraphModule, seed: int, reporter: Reporter
+) -> dict[str, NDArray[np.float32]]:
+    count, inputs = _TRAIN + _TEST, [value for value in model.graph.inputs if not value.is_initializer()]
+    network.to(make_accelerator().device)
+    with reporter.progress(count, "synthetic inputs") as progress:
+        found = synthesize(network, inputs, count, seed=seed, on_samples=progress.advance)
+    network.cpu()
+    return found
