@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import residual_cnn
 from onnx_text import parse
 
 import mpqtool
@@ -160,18 +159,23 @@ def test_what_a_plan_costs_is_held_against_the_limits(
 
 
 def test_accuracy_is_that_of_the_integer_file_on_held_out_data(
-    tmp_path: pathlib.Path, rng: np.random.Generator
+    folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    ir.save(residual_cnn(rng), tmp_path / "m.onnx")
-    np.savez(tmp_path / "m.npz", x=rng.normal(size=(300, 2, 8, 8)).astype(np.float32))
-    _quantize(tmp_path / "m.onnx", tmp_path / "first", bits="W2A2", all_layers=True, max_drop=100.0)
-    stream = io.StringIO()
-    result = mpqtool.quantize(
-        tmp_path / "m.onnx", plan=tmp_path / "first" / rundir.PLAN, max_drop=0.0, out=tmp_path / "again",
-        target="standard", reporter=Reporter(stream=stream),
-    ).result  # fmt: skip
+    metric = tmp_path / "own.py"
+    metric.write_text(
+        "def closeness(outputs, reference, labels):\n    return -float(abs(outputs[0] - reference[0]).max())\n"
+    )
+    _quantize(folder / "even.onnx", tmp_path / "first")
+    for max_drop, feasible in ((100.0, True), (0.0, False)):
+        stream = io.StringIO()
+        result = mpqtool.quantize(
+            folder / "even.onnx", plan=tmp_path / "first" / rundir.PLAN, max_drop=max_drop,
+            metric=f"{metric}:closeness", out=tmp_path / "again", target="standard",
+            reporter=Reporter(stream=stream),
+        ).result  # fmt: skip
 
-    budgets = result["budgets"]
-    assert budgets["held_out"] < budgets["floor"] == 100
-    assert (budgets["limits"], budgets["binding"], budgets["feasible"]) == ({}, "max_drop", False)
-    assert f"{budgets['held_out']:.2f} agreement on held-out data, at least 100.00" in stream.getvalue()
+        budgets = result["budgets"]
+        assert 0 < budgets["held_out"] < 1
+        assert budgets["floor"] == 1 - max_drop
+        assert (budgets["limits"], budgets["binding"], budgets["feasible"]) == ({}, "max_drop", feasible)
+        assert ("on held-out data, at least 1.00 asked" in stream.getvalue()) is not feasible
