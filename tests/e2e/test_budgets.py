@@ -163,7 +163,8 @@ def test_accuracy_is_that_of_the_integer_file_on_held_out_data(
 ) -> None:
     metric = tmp_path / "own.py"
     metric.write_text(
-        "def closeness(outputs, reference, labels):\n    return -float(abs(outputs[0] - reference[0]).max())\n"
+        "def closeness(outputs, reference, labels):\n"
+        "    return 1 - float(abs(outputs[0] - reference[0]).max())\n"
     )
     _quantize(folder / "even.onnx", tmp_path / "first")
     for max_drop, feasible in ((100.0, True), (0.0, False)):
