@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["channel_maxima", "channel_statistics"]
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -56,23 +57,33 @@ def channel_statistics(
     Raises:
         ModelError: A value has no axis 1.
     """
-    counts: dict[str, int] = {}
-    merged: dict[str, ChannelStatistics] = {}  # of sums of squared distances from the mean, in place of std
+    seen: dict[str, _Moments] = {}
     for name, rows in _rows(model, names, inputs):
-        count, mean = rows.shape[1], rows.mean(axis=1, dtype=np.float64)
+        mean = rows.mean(axis=1, dtype=np.float64)
         squares = np.square(rows - mean[:, None]).sum(axis=1)
-        found = ChannelStatistics(mean, squares, rows.min(axis=1))
-        if name in merged:
-            before, seen = merged[name], counts[name]
-            total, away = seen + count, mean - before.mean
-            found = ChannelStatistics(
-                before.mean + away * count / total,
-                before.std + squares + np.square(away) * seen * count / total,
-                np.minimum(before.minimum, found.minimum),
-            )
-            count = total
-        merged[name], counts[name] = found, count
-    return {name: s._replace(std=np.sqrt(s.std / counts[name])) for name, s in merged.items()}
+        found = _Moments(rows.shape[1], mean, squares, rows.min(axis=1))
+        seen[name] = seen[name].merged(found) if name in seen else found
+    return {
+        name: ChannelStatistics(s.mean, np.sqrt(s.squares / s.numbers), s.minimum) for name, s in seen.items()
+    }
+
+
+class _Moments(NamedTuple):
+    """Of some numbers, channel by channel: how many, mean, squared distances from it, minimum."""
+
+    numbers: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    minimum: NDArray[np.float32]
+
+    def merged(self, other: _Moments) -> _Moments:
+        total, away = self.numbers + other.numbers, other.mean - self.mean
+        return _Moments(
+            total,
+            self.mean + away * other.numbers / total,
+            self.squares + other.squares + np.square(away) * self.numbers * other.numbers / total,
+            np.minimum(self.minimum, other.minimum),
+        )
 
 
 def _rows(

@@ -42,6 +42,9 @@ from .result import (
 )
 from .simulate import IntegerSimulation
 
+_CODES = 2**23
+"""Codes that are compared at once; all engines together take some 60 bytes for each."""
+
 
 def emit(job: Job, finished: Finished) -> Result:
     """Lower, prove, and write.
@@ -111,13 +114,15 @@ def _say_pruned(job: Job, content: ResultFile, plan: Plan) -> None:
 
 def _verify(job: Job, simulation: IntegerSimulation, path: pathlib.Path) -> VerifyResult:
     """Hold the emitted file against the network it was trained as."""
-    test = job.data.test
-    with job.reporter.progress(-(-len(test) // BATCH), "verifying") as progress:
+    test, simulation = job.data.test, simulation.eval()
+    codes, _ = simulation.codes(*(torch.from_numpy(array[:1]) for array in test.inputs.values()))
+    size = max(1, min(BATCH, _CODES // sum(code.numel() for code in codes.values())))
+    with job.reporter.progress(-(-len(test) // size), "verifying") as progress:
         return verify(
             path,
             job.out / rundir.QDQ,
-            test.batches(BATCH),
-            simulate=simulation.eval().on_arrays(job.folded),
+            test.batches(size),
+            simulate=simulation.on_arrays(job.folded),
             labels=test.labels if job.data.class_labels else None,
             on_batch=progress.advance,
         )
@@ -147,7 +152,7 @@ def _facts(job: Job, finished: Finished) -> dict[str, Any]:
 
 def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
     """Everything that was measured."""
-    options, data = job.options, job.data
+    options, data, named = job.options, job.data, job.reporter.named
     facts = _facts(job, finished)
     network = finished.network.eval()
     with torch.no_grad():
@@ -180,7 +185,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
             local_rate=proof.local_rate, local_left_out=proof.local_left_out,
         ),
         nodes=Nodes(**facts["nodes"]),
-        history=[job.reporter.named(row) for row in finished.history],
-        points=[job.reporter.named(row) for row in finished.points],
-        budgets=finished.budgets,
+        history=[named(row) for row in finished.history],
+        points=[named(row) for row in finished.points],
+        budgets=named(finished.budgets),
     )  # fmt: skip

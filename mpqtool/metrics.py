@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Measure", "check_metric", "is_logits", "metric_name", "score"]
+__all__ = ["Measure", "check_metric", "is_logits", "metric_name", "score", "sqnr_error"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,6 +63,27 @@ def score(metric: str, outputs: Arrays, reference: Arrays, labels: NDArray[Any] 
         return min(_sqnr(y, r) for y, r in zip(outputs, reference, strict=True))
     right = labels if metric == "top1" and labels is not None else reference[0].argmax(1)
     return 100 * float((outputs[0].argmax(1) == right).mean())
+
+
+def sqnr_error(outputs: Arrays, reference: Arrays) -> float:
+    """The standard error of ``sqnr_db`` in dB, by leaving out one sample after the other; 0 for one sample.
+
+    Source: Efron and Stein, The jackknife estimate of variance, 1981.
+
+    Args:
+        outputs: As for ``score``, samples on axis 0.
+        reference: The same of the float model.
+    """
+    worst = min(zip(outputs, reference, strict=True), key=lambda pair: _sqnr(*pair))
+    y, r = (np.asarray(array, np.float64).reshape(len(array), -1) for array in worst)
+    signal, noise = np.square(r).sum(1), np.square(y - r).sum(1)
+    without = 10 * np.log10(
+        np.maximum(signal.sum() - signal, 1e-300) / np.maximum(noise.sum() - noise, 1e-300)
+    )
+    count = len(without)
+    return (
+        float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum())) if count > 1 else 0.0
+    )
 
 
 def _sqnr(outputs: NDArray[Any], reference: NDArray[Any]) -> float:

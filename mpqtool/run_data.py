@@ -18,7 +18,7 @@ from .option_checks import METRICS
 from .options import QuantizeOptions
 from .reporter import Reporter
 from .run_data_free import make_data
-from .samples import input_shapes
+from .samples import input_shapes, input_types
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
 
@@ -47,6 +47,7 @@ def read_data(
         data = load_data(
             spec,
             inputs=input_shapes(model),
+            types=input_types(model),
             classes=classes,
             resize=options.resize,
             mean=options.mean,

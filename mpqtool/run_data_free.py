@@ -25,6 +25,7 @@ _NEED_DATA = {
     "mean": "there are no pictures",
     "std": "there are no pictures",
     "max_drop": "it is in points of a metric, and none is measured",
+    "min_sqnr": "it is in dB of a metric, and none is measured",
     "from_scratch": "new weights learn nothing from inputs that are made of the old ones",
 }
 

@@ -33,8 +33,10 @@ from .training import Trainer
 def fat(job: Job) -> Finished:
     """Learn thresholds; the weights stay as they are in the file, with BatchNormalization folded."""
     if job.data.train.labels is not None:
-        job.reporter.say("labels are not used to learn or to choose: the float model is the teacher")
-    job = dataclasses.replace(job, tuning=Split(job.tuning.inputs), held_out=Split(job.held_out.inputs))
+        chosen = "" if job.options.metric else " or to choose"
+        job.reporter.say(f"labels are not used to learn{chosen}: the float model is the teacher")
+    held_out = job.held_out if job.options.metric else Split(job.held_out.inputs)
+    job = dataclasses.replace(job, tuning=Split(job.tuning.inputs), held_out=held_out)
     model, trainer = _rescaled(job), make_trainer(job, job.tuning)
     method = _method(job, trainer, model)
     checkpoint = job.resumed("fat")

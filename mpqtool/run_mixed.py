@@ -7,7 +7,7 @@ __all__ = ["descend", "repair"]
 import collections
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import place
@@ -17,12 +17,15 @@ from .errors import ModelError
 from .job import Job
 from .methods.descent import Point, first_that_holds, steps_down
 from .methods.point_noise import measure_alone, point_noise
+from .methods.ptq import samples_that_fit
 from .quantizers.attach import attach, plain_activations
 from .quantizers.calibrate import observe
 from .trials import Trial, Trials
 
 _SCORED, _SCORED_AT_ONCE = 64, 8
 """Samples that the noise of tensors is told from."""
+_KEPT = 16
+"""How many times as much a backward pass keeps as is alive at one time in a forward pass, about."""
 _SUSPECTS = 16
 """Tensors with the most noise, by the estimate, that are measured one at a time."""
 _NARROWEST, _WIDEST = 2, 8
@@ -66,7 +69,7 @@ def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Tr
 def _by_noise(job: Job, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[tuple[str, float]]:
     """Every quantized tensor and the noise that it makes alone, the worst first."""
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
-    small = _scored(chunks)
+    small = _scored(network, chunks)
     widths = {entry.name: max(entry.bits) for entry in trial.plan.weights}
     widths |= {entry.name: entry.bits for entry in trial.plan.activations}
     estimated = _noise(job, trial, small, sorted(set(widths.values())))
@@ -76,12 +79,11 @@ def _by_noise(job: Job, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[
     return sorted(shares.items(), key=lambda item: -item[1])
 
 
-def _scored(chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    """A few samples, in small parts."""
-    parts = [
-        part for chunk in chunks for part in zip(*(x.split(_SCORED_AT_ONCE) for x in chunk), strict=True)
-    ]
-    return parts[: max(1, _SCORED // _SCORED_AT_ONCE)]
+def _scored(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """A few samples, in parts that a backward pass has the memory for."""
+    at_once = min(_SCORED_AT_ONCE, max(1, samples_that_fit(network, chunks[0]) // _KEPT))
+    parts = [part for chunk in chunks for part in zip(*(x.split(at_once) for x in chunk), strict=True)]
+    return parts[: max(1, _SCORED // len(parts[0][0]))]
 
 
 def _noise(
@@ -99,7 +101,8 @@ def descend(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> T
     With limits, until they are met; without, as long as the floor holds.
     """
     widths = list(range(_NARROWEST, _WIDEST + 1))
-    noise = _noise(trials.job, trial, _scored(chunks), widths)
+    small = _scored(attach(import_graph(trials.job.folded), trial.plan), chunks)
+    noise = _noise(trials.job, trial, small, widths)
     order = _asked_for(trials, trial.plan, steps_down(_movable(trials, trial.plan, noise)))
     found = {0: trial}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["input_shapes", "samples_for"]
+__all__ = ["input_shapes", "input_types", "samples_for"]
 
 import json
 import os
@@ -37,6 +37,15 @@ def input_shapes(model: ir.Model) -> dict[str, tuple[int | None, ...]]:
     return shapes
 
 
+def input_types(model: ir.Model) -> dict[str, np.dtype[Any]]:
+    """Name and type of every input that is not float32: what data must not be made of."""
+    return {
+        str(value.name): value.dtype.numpy()
+        for value in model.graph.inputs
+        if value.dtype not in (None, ir.DataType.FLOAT) and not value.is_initializer()
+    }
+
+
 def samples_for(
     int_path: pathlib.Path, model: ir.Model, data: str | os.PathLike[str] | None, reporter: Reporter
 ) -> Split:
@@ -45,13 +54,13 @@ def samples_for(
     Raises:
         DataError: The data does not fit, or there is none and an input has no fixed size.
     """
-    shapes = input_shapes(model)
+    shapes, types = input_shapes(model), input_types(model)
     if data is not None and data != NO_DATA:
-        return load_data(data, inputs=shapes).test
+        return load_data(data, inputs=shapes, types=types).test
     recorded = None if data == NO_DATA else _recorded_data(int_path)
     if recorded is not None:
         try:
-            split = load_data(recorded.pop("spec"), inputs=shapes, **recorded).test
+            split = load_data(recorded.pop("spec"), inputs=shapes, types=types, **recorded).test
         except (DataError, OptionError) as error:
             raise DataError(
                 f"The data of the run that made the file cannot be read from here: {error}. "
@@ -59,6 +68,9 @@ def samples_for(
             ) from error
         reporter.say("data: the test split of the run that made the file")
         return split
+    if types:
+        name, kind = next(iter(types.items()))
+        raise DataError(f"Input {name!r} is {kind}, which noise has no numbers for; pass --data")
     return _noise(shapes, reporter)
 
 

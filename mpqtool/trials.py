@@ -20,6 +20,7 @@ from .errors import OptionError
 from .finished import Finished
 from .job import Job
 from .methods.budgets import in_words
+from .metrics import sqnr_error
 from .options import parse_bits
 from .prices import make_plan_prices
 
@@ -37,12 +38,14 @@ class Trial:
         plan: Widths, before anything was fitted.
         finished: What became of it.
         held_out: Its metric on held-out data.
+        error: Standard error of that, where the floor counts in dB; else 0: the floor has room for a sample.
         costs: What it costs, by name of a budget.
     """
 
     plan: Plan
     finished: Finished
     held_out: float
+    error: float
     costs: Mapping[str, float]
 
 
@@ -75,20 +78,27 @@ class Trials:
         finished = self._make(plan)
         outputs = _outputs(finished.simulation, self._split)
         held_out = self.job.measure(outputs, self._reference, self._split.labels)
+        error = sqnr_error(outputs, self._reference) if self.job.metric == "sqnr_db" else 0.0
         costs = self._costs(plan)
-        row = {**costs, "left_float": len(plan.left_float), "held_out": held_out,
-               "feasible": held_out >= self.floor and self.affords(costs)}  # fmt: skip
+        enough = self._is_enough(held_out, error)
+        row = {
+            **costs, "left_float": len(plan.left_float), "held_out": held_out, "held_out_error": error,
+            "feasible": enough and self.affords(costs),
+        }  # fmt: skip
         self.points.append(row)
         self.job.reporter.event("point", **row)
-        return Trial(plan, finished, held_out, costs)
+        return Trial(plan, finished, held_out, error, costs)
 
     def holds(self, trial: Trial) -> bool:
         """Whether a plan is accurate enough."""
-        return trial.held_out >= self.floor
+        return self._is_enough(trial.held_out, trial.error)
 
     def is_enough(self, point: Mapping[str, Any]) -> bool:
         """The same of a row of ``points``."""
-        return bool(point["held_out"] >= self.floor)
+        return self._is_enough(point["held_out"], point["held_out_error"])
+
+    def _is_enough(self, held_out: float, error: float) -> bool:
+        return bool(held_out - error >= self.floor)
 
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What a plan costs, which nothing needs to be fitted for."""
@@ -140,7 +150,8 @@ class Trials:
         """The metric of a plan beside what it must be, for a person."""
         metric = self.job.metric
         unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
-        return f"{trial.held_out:.2f} {unit} on held-out data, at least {self.floor:.2f} asked"
+        spread = f" +- {trial.error:.2f}" if trial.error else ""
+        return f"{trial.held_out:.2f}{spread} {unit} on held-out data, at least {self.floor:.2f} asked"
 
     def _floor(self) -> float:
         options, metric = self.job.options, self.job.metric

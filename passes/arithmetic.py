@@ -79,6 +79,12 @@ def code_range(bits: int, grid: Grid) -> tuple[int, int]:
     return (-half if grid is Grid.FULL else 1 - half), half - 1
 
 
+def _code_ranges(widths: NDArray[np.int64], grid: Grid) -> Float:
+    """``code_range`` of each kernel, ``(kernels, 2)``."""
+    found: Float = np.array([code_range(bits, grid) for bits in range(9)], np.float32)[widths]
+    return found
+
+
 def quantize(
     x: ArrayLike, scale: ArrayLike, zero_point: int, low: int, high: int, *, offset: ArrayLike = 0
 ) -> NDArray[np.uint8]:
@@ -124,7 +130,7 @@ def quantize_weight(weight: ArrayLike, scale: ArrayLike, bits: ArrayLike, grid: 
     w = _f32(weight)
     shape = (-1, *[1] * (w.ndim - 1))
     widths = np.asarray(bits, np.int64)
-    ranges = np.array([code_range(int(b), grid) for b in widths], np.float32)
+    ranges = _code_ranges(widths, grid)
     low, high = ranges[:, 0].reshape(shape), ranges[:, 1].reshape(shape)
     real = w / _f32(scale).reshape(shape)
     nearest = np.rint(real)
@@ -161,7 +167,7 @@ def fit_weight_scale(weight: ArrayLike, bits: ArrayLike, grid: Grid, *, steps: i
     w = np.asarray(weight, np.float32)
     flat = w.reshape(len(w), -1)
     widths = np.asarray(bits, np.int64)
-    ranges = np.array([code_range(int(b), grid) for b in widths], np.float32)
+    ranges = _code_ranges(widths, grid)
     ends = np.stack([flat.max(axis=1), -flat.min(axis=1)])
     tops = np.maximum(np.stack([ranges[:, 1], -ranges[:, 0]]), 1)
     end = (ends / tops.astype(np.float64)).argmax(axis=0)[None]  # the end that is clipped first

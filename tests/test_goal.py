@@ -206,3 +206,26 @@ def test_the_example_of_the_readme_runs(tmp_path: pathlib.Path, monkeypatch: pyt
     found = job.test_score(job.float_outputs)
     assert found is not None
     assert 99 < found <= 100
+
+
+@pytest.mark.parametrize("method", ["ptq", "fat --epochs 1"])
+def test_methods_that_do_not_train_weights_decide_by_it_too(
+    tmp_path: pathlib.Path, quality: str, method: str
+) -> None:
+    path, out, spec = _save(tmp_path, _numbers), tmp_path / "out", f"{quality}:near"
+    arguments = ["quantize", path, "--method", *method.split(), "--metric", spec, "-o", out]
+    ran = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert ran.exit_code == 0, ran.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["metric"]["name"] == spec
+    rows = [*result["history"], *result["points"]]
+    assert rows
+    assert all(90 < row["held_out"] < 100 for row in rows)
+    if method == "ptq":
+        exact = held_out_metric(*_with_trainer(path, spec))[1]
+        assert result["budgets"]["floor"] == pytest.approx(exact - 1, abs=1e-6)  # --max-drop in its unit
+
+
+def _with_trainer(path: pathlib.Path, spec: str) -> tuple[Job, Any]:
+    job, _ = _prepared(path, metric=spec)
+    return job, make_trainer(job, job.tuning)

@@ -90,6 +90,7 @@ def test_none_is_meant_even_where_there_is_a_file(tmp_path: pathlib.Path) -> Non
     ("options", "message"),
     [
         ({"max_drop": 2.0}, "max_drop needs data: it is in points of a metric, .* or leave max_drop out"),
+        ({"method": "ptq", "min_sqnr": 30.0}, "min_sqnr needs data"),
         ({"method": "adaqat", "from_scratch": True}, "from_scratch needs data: new weights"),
         ({"mean": (0.5,)}, "mean needs data: there are no pictures"),
     ],
@@ -107,11 +108,13 @@ def test_inputs_that_nobody_can_make_up_are_refused(tmp_path: pathlib.Path) -> N
         _prepared(_saved(tmp_path, NET.replace("[N, 1, 4, 4]", "[N, 1, H, 4]")))
 
 
-@pytest.mark.parametrize("method", ["impq", "adaqat --all-layers"])
+@pytest.mark.parametrize("method", ["impq", "adaqat --all-layers", "ptq", "fat"])
 def test_no_output_claims_an_accuracy(tmp_path: pathlib.Path, method: str) -> None:
     path, out = _saved(tmp_path), tmp_path / "out"
-    arguments = ["quantize", path, "--method", *method.split(), "--epochs", 1, "--batch-size", 8]
-    ran = CliRunner().invoke(cli, [str(a) for a in (*arguments, "--tensorboard", "-o", out)])
+    arguments = ["quantize", path, "--method", *method.split(), "-o", out]
+    if method != "ptq":
+        arguments += ["--epochs", 1, "--batch-size", 8, "--tensorboard"]
+    ran = CliRunner().invoke(cli, list(map(str, arguments)))
     assert ran.exit_code == 0, ran.stderr
 
     result = json.loads((out / "result.json").read_text())
@@ -119,16 +122,20 @@ def test_no_output_claims_an_accuracy(tmp_path: pathlib.Path, method: str) -> No
     assert result["data"] == {"spec": None, "train": 40, "test": 10, "labels": False, "mode": "data-free"}
     assert result["verify"]["passed"]
     assert result["verify"]["codes_compared"] > 0
-    assert result["history"]
-    rows = [*result["history"], *map(json.loads, (out / "log.jsonl").read_text().splitlines())]
+    rows = [
+        *result["history"],
+        *result["points"],
+        result["budgets"],
+        *map(json.loads, (out / "log.jsonl").read_text().splitlines()),
+    ]
     keys = {key for row in rows for key in row if "held_out" in key}
     assert "held_out_synthetic" in keys
     assert all(key.endswith("_synthetic") for key in keys)
     board = b"".join(file.read_bytes() for file in out.glob("tensorboard/**/*") if file.is_file())
-    assert b"held_out_synthetic" in board
+    assert (b"held_out_synthetic" in board) == (method != "ptq")
     assert not re.search(rb"held_out(?!\w)", board)
     assert "not measured: no data" in ran.stdout
-    assert not re.search("top1|agreement|accuracy +[0-9]", ran.stdout)
+    assert not re.search("top1|agreement|sqnr|accuracy +[0-9]", ran.stdout)
     assert "NO DATA" in ran.stderr
     assert all("held-out (synthetic)" in line for line in ran.stderr.splitlines()[1:] if "held-out" in line)
     page = re.sub("<[^>]*>", " ", (out / "report.html").read_text().partition("</style>")[2])

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 __all__ = [
-    "counted", "echo_json", "echo_table", "json_option", "number", "numbers", "size", "sizes", "vnni_option",
+    "counted", "echo_json", "echo_table", "heavy_imports", "json_option", "number", "numbers", "size",
+    "sizes", "vnni_option",
 ]  # fmt: skip
 
+import contextlib
+import gc
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich_click as click
+
+
+@contextlib.contextmanager
+def heavy_imports() -> Iterator[None]:
+    """A block that loads modules: as they all stay, no garbage is looked for among them, then or later.
+
+    The collector would go through what torch loads again and again, for half a second of three.
+    """
+    if gc.get_freeze_count() or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from mpqtool.errors import OptionError
 from mpqtool.method_options import method_of, why_without_effect
 from mpqtool.options import CHOICES, QuantizeOptions
 
-from .common import echo_json, json_option, numbers, size, vnni_option
+from .common import echo_json, heavy_imports, json_option, numbers, size, vnni_option
 from .summary import echo_summary
 
 _Command = Callable[..., Any]
@@ -292,11 +292,13 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     The run directory gets plan.json, model.qdq.onnx, model.int.onnx, result.json, report.html and
     log.jsonl. model.int.onnx is put there only after torch, numpy and ONNX Runtime gave the same integers.
     """
-    from mpqtool import api
-    from mpqtool.processes import is_main
-    from mpqtool.reporter import Reporter
-
     _refuse_idle(options)
+    with heavy_imports():
+        import mpqtool.pipeline  # noqa: F401  # what api.quantize loads
+        from mpqtool import api
+        from mpqtool.processes import is_main
+        from mpqtool.reporter import Reporter
+
     result = api.quantize(model, reporter=Reporter(), **options)
     if not is_main():
         return

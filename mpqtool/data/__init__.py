@@ -21,6 +21,9 @@ __all__ = ["NO_DATA", "Data", "Shape", "Split", "default_data", "load_data"]
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from mpqtool.errors import DataError, OptionError
 from mpqtool.locate import is_object_spec, locate
@@ -44,6 +47,7 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     any_labels: bool = False,
+    types: Mapping[str, np.dtype[Any]] | None = None,
 ) -> Data:
     """Read samples and check that they fit.
 
@@ -57,6 +61,7 @@ def load_data(
         std: What pixels are divided by after that, one value per channel or one for all.
         any_labels: Whether labels may be numbers of any shape, for functions of the user; ``class_labels`` of
             what is returned says whether they are class indices all the same.
+        types: Of those inputs that are not float32: whole numbers, or truth values.
 
     Raises:
         DataError: There is nothing at ``spec``, or what is there cannot be read or does not fit.
@@ -82,7 +87,7 @@ def load_data(
             raise DataError(f"No such file or folder: {spec!r}. Data can be {_FORMS}.")
         else:
             raise DataError(f"Data {spec!r} is of no known kind; it can be {_FORMS}")
-    return check(data, inputs, classes, any_labels=any_labels)
+    return check(data, inputs, classes, any_labels=any_labels, types=types or {})
 
 
 def _call(spec: str, inputs: Mapping[str, Shape] | None) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["check"]
 
 import dataclasses
+import types as _types
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,14 @@ from .split import Data, Shape, Split
 
 
 def check(
-    data: Data, inputs: Mapping[str, Shape] | None, classes: int | None, *, any_labels: bool = False
+    data: Data,
+    inputs: Mapping[str, Shape] | None,
+    classes: int | None,
+    *,
+    any_labels: bool = False,
+    types: Mapping[str, np.dtype[Any]] = _types.MappingProxyType({}),
 ) -> Data:
-    """Hold every array against the model; give float32 inputs in the model's order, and int64 labels.
+    """Hold every array against the model; give inputs in its types and order, and int64 labels.
 
     With ``any_labels``, labels may be numbers of any shape; real ones become float32.
 
@@ -31,14 +37,19 @@ def check(
     labels = [split.labels for split in (data.train, data.test) if split.labels is not None]
     free = any_labels and not all(_are_classes(each, classes) for each in labels)
     train, test = (
-        _checked_split(split, f"{data.spec!r}, {name} split", inputs, classes, free)
+        _checked_split(split, f"{data.spec!r}, {name} split", inputs, classes, free, types)
         for name, split in (("training", data.train), ("test", data.test))
     )
     return dataclasses.replace(data, train=train, test=test, class_labels=not free)
 
 
 def _checked_split(
-    split: Split, where: str, inputs: Mapping[str, Shape] | None, classes: int | None, free: bool
+    split: Split,
+    where: str,
+    inputs: Mapping[str, Shape] | None,
+    classes: int | None,
+    free: bool,
+    types: Mapping[str, np.dtype[Any]],
 ) -> Split:
     if not split.inputs:
         raise DataError(f"{where}: there is no input")
@@ -48,7 +59,9 @@ def _checked_split(
             f"the model takes {', '.join(map(repr, inputs))}"
         )
     arrays = {
-        name: _checked_input(split.inputs[name], f"{where}: {name!r}", inputs[name] if inputs else None)
+        name: _checked_input(
+            split.inputs[name], f"{where}: {name!r}", inputs[name] if inputs else None, types.get(name)
+        )
         for name in inputs or split.inputs
     }
     counts = {name: len(array) for name, array in arrays.items()}
@@ -64,13 +77,41 @@ def _checked_split(
     return Split(arrays, _checked_labels(split.labels, where, samples, classes))
 
 
-def _checked_input(array: NDArray[Any], what: str, shape: Shape | None) -> NDArray[np.float32]:
+def _checked_input(
+    array: NDArray[Any], what: str, shape: Shape | None, kind: np.dtype[Any] | None
+) -> NDArray[Any]:
+    if kind is not None:
+        return _checked_whole(array, what, shape, kind)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise DataError(
-            f"{what} has type {kind}, and float32 is needed; convert it the way the model's training did"
-            + (", e.g. pixels / 255" if str(kind) == "uint8" else "")
+            f"{what} has type {found}, and float32 is needed; convert it the way the model's training did"
+            + (", e.g. pixels / 255" if str(found) == "uint8" else "")
         )
+    _check_shape(array, what, shape)
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, np.float32)
+    finite = np.isfinite(converted)
+    if not finite.all():
+        index = np.unravel_index(int(np.argmin(finite)), converted.shape)
+        spot = ", ".join(str(int(i)) for i in index)
+        raise DataError(f"{what} holds {array[index]} at [{spot}]; every number must be finite in float32")
+    return converted
+
+
+def _checked_whole(array: NDArray[Any], what: str, shape: Shape | None, kind: np.dtype[Any]) -> NDArray[Any]:
+    """What is no float: indices, bytes, truth values; they keep their values."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iub":
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"{what} has type {found}, and the model takes {kind}; save it as that")
+    _check_shape(array, what, shape)
+    converted = np.ascontiguousarray(array, kind)
+    if not np.array_equal(converted, array):
+        raise DataError(f"{what} holds numbers that are not {kind}, which the model takes")
+    return converted
+
+
+def _check_shape(array: NDArray[Any], what: str, shape: Shape | None) -> None:
     if shape is not None:
         # Only what one sample looks like: how many there are is ours to choose.
         fits = array.ndim == len(shape) and all(
@@ -80,14 +121,6 @@ def _checked_input(array: NDArray[Any], what: str, shape: Shape | None) -> NDArr
             wanted = ["N", *("any" if d is None else str(d) for d in shape[1:])]
             have = ["N", *map(str, array.shape[1:])]
             raise DataError(f"{what} has shape {' x '.join(have)}, the model takes {' x '.join(wanted)}")
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, np.float32)
-    finite = np.isfinite(converted)
-    if not finite.all():
-        index = np.unravel_index(int(np.argmin(finite)), converted.shape)
-        spot = ", ".join(str(int(i)) for i in index)
-        raise DataError(f"{what} holds {array[index]} at [{spot}]; every number must be finite in float32")
-    return converted
 
 
 def _checked_labels(labels: NDArray[Any], where: str, samples: int, classes: int | None) -> NDArray[np.int64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["ActivationQuantizer", "FakeQuantize", "on_three"]
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -43,7 +42,6 @@ class ActivationQuantizer(nn.Module):
         carried: Whether the offset is taken off already by what comes before, as behind an average.
         before_hard_swish: Whether a HardSwish uses the value: then real 3 is rounded to whole codes, if
             HardSwish is a product of codes then (``passes.functions.hard_swish_reach``).
-        told_apart: The range outside of which nothing that uses the value tells numbers apart.
         softmax_axis: The axis of a Softmax that uses the value, or None. What a mask sets far below the rest
             is out of the range then.
 
@@ -68,14 +66,12 @@ class ActivationQuantizer(nn.Module):
         carried: bool = False,
         before_hard_swish: bool = False,
         softmax_axis: int | None = None,
-        told_apart: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         super().__init__()
         self.name, self.nonnegative = name, nonnegative
         self.padding, self.carried = padding, carried
         self.before_hard_swish = before_hard_swish
         self.softmax_axis = softmax_axis
-        self.told_apart = told_apart
         self.elements = 0  # of one sample; known once a batch went through
         self.learned_scale = nn.Parameter(torch.tensor(torch.nan))  # set by calibration, or from the plan
         self.register_buffer("former_scale", torch.tensor(torch.nan))

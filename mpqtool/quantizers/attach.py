@@ -15,9 +15,8 @@ __all__ = [
     "weight_quantizers",
 ]
 
-import math
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,8 +36,6 @@ from .weight import WeightQuantizer
 
 _PREFIX = "quantizers"
 _LEFT_FLOAT = "left_float"
-_TOLD_APART = {"HardSwish": (-3.0, math.inf), "Sigmoid": (-8.0, 8.0), "Tanh": (-4.0, 4.0)}
-"""By operator: where it becomes constant, exactly or but for less than half of 1 / 255 of what it gives."""
 
 
 def fitted_weight(entry: WeightQuant, weight: Tensor) -> nn.Module:
@@ -64,20 +61,10 @@ def fixed_activation(entry: ActivationQuant, source: fx.Node) -> nn.Module:
         carried=source.meta.get("onnx_op") in POOLS,
         before_hard_swish="HardSwish" in users and _may_be_rounded(entry),
         softmax_axis=_softmax_axis(source),
-        told_apart=_told_apart(users),
     )
     if entry.scale is not None and entry.zero_point is not None:
         quantizer.set_numbers(scale=entry.scale, zero_point=entry.zero_point)
     return quantizer
-
-
-def _told_apart(users: Sequence[str | None]) -> tuple[float, float]:
-    """The range outside of which no user tells numbers apart by more than half a code of 8 bits.
-
-    A HardSwish of what is below -3 is 0: on a value from -65 to 69, half of the codes would be idle.
-    """
-    ends = [_TOLD_APART.get(user or "", (-math.inf, math.inf)) for user in users]
-    return min((low for low, _ in ends), default=-math.inf), max((high for _, high in ends), default=math.inf)
 
 
 def attach(

@@ -157,12 +157,12 @@ class _Collector(fx.Interpreter):
 
 
 def _seen(quantizer: ActivationQuantizer | OffsetQuantizer | PactQuantizer, x: Tensor) -> Tensor:
-    """What codes are to stand for: no number beyond what can be told apart, by Softmax or by others."""
+    """What codes are to stand for: what a mask sets far below the rest, no lower than Softmax can tell."""
     if not isinstance(quantizer, ActivationQuantizer):
         return x
     if quantizer.softmax_axis is not None:
         x = x.maximum(x.amax(quantizer.softmax_axis, keepdim=True) - _OUT_OF_SIGHT)
-    return x.clamp(*quantizer.told_apart) - quantizer.shift
+    return x - quantizer.shift
 
 
 def passing_unset(network: fx.GraphModule) -> Callable[..., object]:

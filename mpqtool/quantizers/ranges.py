@@ -10,8 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mpqtool.passes.arithmetic import dequantize, quantize
-
 from .observer import Histogram, Observer
 
 Ranges = Literal["mse", "percentile", "entropy", "minmax"]
@@ -41,12 +39,14 @@ def fit_codes(x: NDArray[np.float32], bits: int, *, nonnegative: bool) -> tuple[
         bits: Width of a code.
         nonnegative: Whether the zero point must be 0.
     """
-    high = 2**bits - 1
+    high, flat = 2**bits - 1, x.ravel()
     best = (np.inf, 1.0, 0)
-    for scale, zero_point in _tried(float(x.min(initial=0)), float(x.max(initial=0)), high, nonnegative):
-        back = dequantize(quantize(x, scale, zero_point, 0, high), scale, zero_point)
-        error = float(np.square(back - x, dtype=np.float64).mean())
-        best = min(best, (error, scale, zero_point))
+    for scale, zero_points in _tried(float(x.min(initial=0)), float(x.max(initial=0)), high, nonnegative):
+        steps = np.rint(flat / np.float32(scale))
+        for zero_point in zero_points:
+            # What dequantize makes of quantize: whole numbers are exact in float32.
+            lost = (steps.clip(-zero_point, high - zero_point) * np.float32(scale) - flat).astype(np.float64)
+            best = min(best, (float(lost @ lost), scale, zero_point))
     return best[1], best[2]
 
 
@@ -96,10 +96,12 @@ def entropy(seen: Observer, bits: int, *, nonnegative: bool) -> tuple[float, int
     (used,) = np.nonzero(counts)
     centers = (used + 0.5 - Histogram.BINS // _JOINED) * width
     best = (np.inf, 1.0, 0)
-    for scale, zero_point in _tried(seen.smallest, seen.largest, high, nonnegative):
+    for scale, zero_points in _tried(seen.smallest, seen.largest, high, nonnegative):
         if scale >= width:  # narrower codes would be exact by the histogram
-            codes = np.rint(centers / scale) + zero_point
-            best = min(best, (_divergence(counts[used], codes, high), scale, zero_point))
+            steps = np.rint(centers / scale)
+            for zero_point in zero_points:
+                divergence = _divergence(counts[used], steps + zero_point, high)
+                best = min(best, (divergence, scale, zero_point))
     return best[1], best[2]
 
 
@@ -146,8 +148,10 @@ def _covering(smallest: float, largest: float, high: int, nonnegative: bool) -> 
     return min((_float32(max(-smallest / z, largest / (high - z))), z) for z in tried)
 
 
-def _tried(smallest: float, largest: float, high: int, nonnegative: bool) -> Iterator[tuple[float, int]]:
-    """Scales and zero points worth trying; none if all values are 0."""
+def _tried(
+    smallest: float, largest: float, high: int, nonnegative: bool
+) -> Iterator[tuple[float, list[int]]]:
+    """Scales worth trying, and for each the zero points; none if all values are 0."""
     smallest, largest = min(smallest, 0.0), max(largest, 0.0)
     span = largest - (0 if nonnegative else smallest)
     if span <= 0:
@@ -155,8 +159,7 @@ def _tried(smallest: float, largest: float, high: int, nonnegative: bool) -> Ite
     # From "covers everything" down to a 32nd of it: below that no clip is ever best.
     for octaves in range(5 * _STEPS):
         scale = _float32(span / high * 2.0 ** (-octaves / _STEPS))
-        for zero_point in _zero_points(smallest, largest, scale, high, nonnegative):
-            yield scale, zero_point
+        yield scale, _zero_points(smallest, largest, scale, high, nonnegative)
 
 
 def _zero_points(smallest: float, largest: float, scale: float, high: int, nonnegative: bool) -> list[int]:

@@ -24,7 +24,7 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
 from mpqtool.quantizers.attach import attach, plain_activations, plain_weights, read_plan
 from mpqtool.quantizers.calibrate import calibrate
-from mpqtool.quantizers.threshold import attach_thresholds
+from mpqtool.quantizers.threshold import WIDTH, attach_thresholds
 from mpqtool.reporter import Reporter
 from mpqtool.training import Trainer
 
@@ -101,6 +101,14 @@ def test_thresholds_alone_are_learned_and_the_distance_falls() -> None:
     assert moved >= {name for name in before if name.endswith("width")}
     assert any(name.endswith("shift") for name in moved)  # of those whose low end clips something
     assert {n for n, t in run.network.state_dict().items() if not torch.equal(t, weights[n])} == moved
+
+
+def test_no_step_takes_a_threshold_beyond_its_limits() -> None:
+    run = _Run(epochs=1, lr=0.4, held_out=_scripted(1.0, 2.0))
+    run.method.run()
+    widths = torch.cat([t.flatten() for name, t in run.thresholds().items() if name.endswith("width")])
+    assert float(widths.min()) == pytest.approx(WIDTH[0])
+    assert float(widths.max()) <= torch.tensor(WIDTH[1])
 
 
 def test_the_start_is_kept_where_nothing_is_better() -> None:

@@ -61,7 +61,9 @@ def test_more_bits_make_less_noise(monkeypatch: pytest.MonkeyPatch, rng: np.rand
     network = _quantized(model, x, 4)
     found = _noise(network, x)
     assert found.keys() == {q.name for q in (*plain_weights(network), *plain_activations(network))}
-    assert all(row[4] < row[3] for row in found.values())
+    # Not of every tensor: 8 weights of a kernel may be luckier at 3 bits than at 4.
+    assert sum(row[4] < row[3] for row in found.values()) >= len(found) - 1
+    assert sum(row[4] for row in found.values()) < 0.5 * sum(row[3] for row in found.values())
 
 
 def test_the_network_is_left_as_it_was(rng: np.random.Generator) -> None:
