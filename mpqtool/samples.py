@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .data import NO_DATA, Shape, Split, load_data
+from .data import NO_DATA, Data, Shape, Split, load_data
 from .errors import DataError, ModelError, OptionError
 from .reporter import Reporter
 from .rundir import RESULT
@@ -56,11 +56,13 @@ def samples_for(
     """
     shapes, types = input_shapes(model), input_types(model)
     if data is not None and data != NO_DATA:
-        return load_data(data, inputs=shapes, types=types).test
+        return _test_split(load_data(data, inputs=shapes, types=types, any_labels=True))
     recorded = None if data == NO_DATA else _recorded_data(int_path)
     if recorded is not None:
         try:
-            split = load_data(recorded.pop("spec"), inputs=shapes, types=types, **recorded).test
+            split = _test_split(
+                load_data(recorded.pop("spec"), inputs=shapes, types=types, any_labels=True, **recorded)
+            )
         except (DataError, OptionError) as error:
             raise DataError(
                 f"The data of the run that made the file cannot be read from here: {error}. "
@@ -72,6 +74,14 @@ def samples_for(
         name, kind = next(iter(types.items()))
         raise DataError(f"Input {name!r} is {kind}, which noise has no numbers for; pass --data")
     return _noise(shapes, reporter)
+
+
+def _test_split(data: Data) -> Split:
+    """Without labels that are no class indices: those are for the metric and loss of a run alone."""
+    labels = data.test.labels
+    if labels is not None and (labels.ndim != 1 or labels.dtype != np.int64):
+        return Split(data.test.inputs)
+    return data.test
 
 
 def _recorded_data(int_path: pathlib.Path) -> dict[str, Any] | None:

@@ -73,3 +73,16 @@ def test_none_is_noise_even_beside_a_run(
     split = samples_for(tmp_path / "i.onnx", ir.load(model), "none", Reporter(silent=True))
     assert len(split) == 256
     assert "seeded noise" in caplog.text
+
+
+@pytest.mark.parametrize(("labels", "kept"), [(np.ones((10, 4)), False), (np.arange(10), True)])
+def test_labels_that_are_no_classes_are_no_hindrance(
+    model: pathlib.Path, tmp_path: pathlib.Path, labels: np.ndarray, kept: bool
+) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((10, 2), np.float32), label=labels)
+    content = {"data": {"spec": str(tmp_path / "d.npz")}, "settings": {}}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    for data in (None, tmp_path / "d.npz"):
+        split = samples_for(tmp_path / "i.onnx", ir.load(model), data, Reporter(silent=True))
+        assert len(split) == 2
+        assert (split.labels is not None) == kept
