@@ -19,7 +19,7 @@ from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
 from mpqtool.runtime.verify import VerifyResult, verify
 
-from . import report, rundir
+from . import budget_report, report, rundir
 from .coverage import open_sizes
 from .errors import VerificationError
 from .files import replacing, write_text
@@ -87,6 +87,7 @@ def _emit(job: Job, finished: Finished) -> Result:
                 f"This is a fault of mpqtool: please report it with {str(out / rundir.QDQ)!r}."
             )
     content = _result(job, finished, proof)
+    content.budgets = job.reporter.named(budget_report.told(job, content, finished))
     job.seconds["total"] = time.perf_counter() - job.started
     content.time_s = Times(**{stage: round(seconds, 3) for stage, seconds in job.seconds.items()})
     result = content.write(out / rundir.RESULT)
@@ -187,5 +188,4 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
         nodes=Nodes(**facts["nodes"]),
         history=[named(row) for row in finished.history],
         points=[named(row) for row in finished.points],
-        budgets=named(finished.budgets),
     )  # fmt: skip

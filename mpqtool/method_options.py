@@ -13,6 +13,7 @@ __all__ = [
     "LR",
     "LR_FROM_SCRATCH",
     "LR_OF_THRESHOLDS",
+    "MAX_DROP",
     "METHODS",
     "METHODS_OF",
     "MIXED",
@@ -35,9 +36,6 @@ UNLABELED = ("fat",)
 
 METHODS_OF = {
     "start_bits": ("impq", "adaqat"),
-    **dict.fromkeys(
-        ("target_bits", "target_size", "target_bitops", "max_drop"), ("impq", "ptq")
-    ),
     **dict.fromkeys(
         ("first", "sensitivity", "rank",
          "step_groups", "step_sensitivity", "step_mismatch", "prune", "clip", "activation_clip", "take"),
@@ -76,6 +74,9 @@ MIXED = "mixed"
 
 BITS = {"lsq": "W4A4", "lsq+": "W4A4", "ptq": "W8A8", "fat": "W8A8"}
 """Uniform widths."""
+
+MAX_DROP = {"impq": 1.0, "ptq": 1.0}
+"""Points of the metric that may be lost; the other methods are held against it if it is given."""
 
 TARGET_BITS = "W3A6"
 """Effective bits that IMPQ stops at, if no budget is given."""

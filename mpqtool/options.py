@@ -19,6 +19,7 @@ from .method_options import (
     LR,
     LR_FROM_SCRATCH,
     LR_OF_THRESHOLDS,
+    MAX_DROP,
     METHODS,
     MIXED,
     RANGES,
@@ -54,6 +55,10 @@ CHOICES = {
     "lower": LOWER,
 }
 """The values of the options that are one of a few words."""
+
+
+_FITTING = ("bits", "start_bits", "target_bits", "max_drop", "granularity", "epochs", "lr")
+"""Options whose default depends on others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +186,7 @@ class QuantizeOptions:
     target_bits: str | None = None
     target_size: int | None = None
     target_bitops: float | None = None
-    max_drop: float = 1.0
+    max_drop: float | None = None
     first: str = "weights"
     sensitivity: str = "bound"
     rank: str = "bits"
@@ -228,12 +233,12 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         check_types(self)
         check_choices(self, CHOICES)
-        for name in ("method", "bits", "start_bits", "target_bits", "granularity", "epochs", "lr"):
+        for name in ("method", *_FITTING):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, self._default(name))
+                object.__setattr__(self, name, self.default_of(name))
         for field in dataclasses.fields(self):
             idle = self._idle(field.name)
-            if idle is not None and getattr(self, field.name) != self._default(field.name):
+            if idle is not None and getattr(self, field.name) != self.default_of(field.name):
                 raise OptionError(idle)
         check_together(self)
         check_widths(self)
@@ -256,10 +261,21 @@ class QuantizeOptions:
         return parse_bits("W8A8" if text is None or text == MIXED else text)
 
     @property
+    def limits(self) -> dict[str, float]:
+        """What the network may cost, by what counts: ``weights``, ``activations``, ``size``, ``bitops``."""
+        given = {"size": self.target_size, "bitops": self.target_bitops}
+        limits = {name: float(limit) for name, limit in given.items() if limit is not None}
+        if self.target_bits is None:
+            return limits
+        weights, activations = parse_bits(self.target_bits, least_weights=0)
+        return {"weights": weights, "activations": activations, **limits}
+
+    @property
     def _targets(self) -> bool:
         return any(limit is not None for limit in (self.target_bits, self.target_size, self.target_bitops))
 
-    def _default(self, name: str) -> Any:
+    def default_of(self, name: str) -> Any:
+        """What an option is where none is given, beside the others as they are."""
         if name == "method":
             return method_of(None, plan=self.plan)
         method = self.method or ""
@@ -274,7 +290,7 @@ class QuantizeOptions:
             "epochs": None if learns_thresholds else epochs,
             "lr": LR_OF_THRESHOLDS if learns_thresholds else rates[self.optimizer],
             "target_bits": TARGET_BITS if method == "impq" and others == (None, None) else None,
-            "granularity": GRANULARITY.get(method, "network"),
+            "max_drop": MAX_DROP.get(method), "granularity": GRANULARITY.get(method, "network"),
         }  # fmt: skip
         return fitting.get(name, type(self).__dataclass_fields__[name].default)
 

@@ -48,9 +48,8 @@ def make_data(
         OptionError: An option needs data.
         DataError: The inputs of the model are of a kind that nobody can make up.
     """
-    defaults = type(options).__dataclass_fields__
     for name, reason in _NEED_DATA.items():
-        if getattr(options, name) != defaults[name].default:
+        if getattr(options, name) != options.default_of(name):
             raise OptionError(
                 f"{name} needs data: {reason}. Give samples with --data, or put {path.stem}.npz beside the "
                 f"model; or leave {name} out."

@@ -24,7 +24,6 @@ from .methods.impq import Impq
 from .methods.impq_settings import ImpqSettings
 from .methods.reduction import ReductionSettings
 from .methods.selection import Step
-from .options import parse_bits
 from .prices import make_prices
 from .quantizers.attach import attach
 from .run_trainer import held_out_metric, tuning_batches
@@ -49,7 +48,7 @@ def impq(job: Job, trainer: Trainer) -> Impq:
             reduction=_reduction(job, free),
             budgets=_budgets(job, free),
             first=options.first,
-            max_drop=options.max_drop,
+            max_drop=options.max_drop or 0.0,
             epochs=options.epochs,
             lr=options.lr,
             float_metric=float_metric,
@@ -118,17 +117,11 @@ def _reduction(job: Job, free: frozenset[str]) -> ReductionSettings:
 
 
 def _budgets(job: Job, free: frozenset[str]) -> Budgets:
-    options, limits = job.options, dict[str, float]()
-    if options.target_bits is not None:
-        limits["weights"], limits["activations"] = parse_bits(options.target_bits, least_weights=0)
-    if options.target_size is not None:
-        limits["size"] = options.target_size
-    if options.target_bitops is not None:
-        limits["bitops"] = options.target_bitops
+    limits = job.options.limits
     prices = make_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
     if "bitops" in limits and prices({})["bitops"] == float("inf"):
         raise OptionError(
-            f"target_bitops {options.target_bitops:g} cannot be checked: the size of a layer's result is not "
+            f"target_bitops {limits['bitops']:g} cannot be checked: the size of a layer's result is not "
             "known, so its multiply-accumulates are not. Give target_size or target_bits."
         )
     return Budgets(limits=limits, prices=prices, free=free)

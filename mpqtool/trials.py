@@ -21,7 +21,6 @@ from .finished import Finished
 from .job import Job
 from .methods.budgets import in_words
 from .metrics import sqnr_error
-from .options import parse_bits
 from .prices import make_plan_prices
 
 _MEASURED = 1024
@@ -160,22 +159,16 @@ class Trials:
         exact = self.job.measure(self._reference, self._reference, self._split.labels)
         # One sample more or less is no drop that could be told from noise.
         least = 100 / len(self._split) if metric in ("top1", "agreement") else 0.0
-        return exact - max(options.max_drop, least) - 1e-9
+        return exact - max(options.max_drop or 0.0, least) - 1e-9
 
     def _limits(self) -> dict[str, float]:
-        options, limits = self.job.options, dict[str, float]()
-        if options.target_bits is not None:
-            limits["weights"], limits["activations"] = parse_bits(options.target_bits)
-        if options.target_size is not None:
-            limits["size"] = options.target_size
-        if options.target_bitops is not None:
-            limits["bitops"] = options.target_bitops
-            if math.isinf(self._costs(self.job.plan)["bitops"]):
-                raise OptionError(
-                    f"target_bitops {options.target_bitops:g} cannot be checked: the size of a layer's "
-                    "result is not known, so its multiply-accumulates are not. Give another target."
-                )
-        return limits
+        limits = self.job.options.limits
+        if "bitops" in limits and math.isinf(self._costs(self.job.plan)["bitops"]):
+            raise OptionError(
+                f"target_bitops {limits['bitops']:g} cannot be checked: the size of a layer's result is not "
+                "known, so its multiply-accumulates are not. Give another target."
+            )
+        return dict(limits)
 
 
 @torch.no_grad()

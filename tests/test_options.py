@@ -184,7 +184,8 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     rows = re.findall(r"^\| `--([a-z-]+)` \| ([^|]+) \| [^|]+ \|$", readme, re.MULTILINE)
     said = {name.replace("-", "_"): default.replace("`", "") for name, default in rows}
     said["lambda_"] = said.pop("lambda")
-    assert said.keys() == METHODS_OF.keys()
+    named = [*METHODS_OF, *_BUDGETS]
+    assert said.keys() == set(named)
     off = ("all_layers", "distill", "resume", "tensorboard", "from_scratch", "prune", "equalize")
     words = dict.fromkeys(off, "off")
     words |= {"epoch_samples": "all", "patience": "none", "start_bits": "; ".join(START_BITS.values())}
@@ -192,7 +193,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
     words |= {"granularity": "; ".join(GRANULARITY.values()), "bits": "; ".join(dict.fromkeys(BITS.values()))}
     words |= {"bias_correction": "on"}
     words |= {"epochs": "; ".join(map(str, dict.fromkeys(EPOCHS.values()))), "lr": "0.01; 0.001"}
-    assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in METHODS_OF}
+    assert said == {name: words.get(name, str(getattr(QuantizeOptions(), name))) for name in named}
 
 
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
@@ -203,13 +204,14 @@ def test_choices_are_those_of_the_parts_that_take_them() -> None:
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 
 
+_BUDGETS = {"target_bits": "W2A5", "max_drop": 2.0, "target_size": 1000, "target_bitops": 1e6}
 _OTHER_THAN_DEFAULT = {
-    "start_bits": "W5A8", "target_bits": "W2A5", "max_drop": 2.0, "bits": "W2A2", "config": "2",
+    "start_bits": "W5A8", "bits": "W2A2", "config": "2",
     "weight_scales": "layer", "weight_grid": "odd", "all_layers": True, "init": "mse", "patience": 3,
     "epochs": 9, "epoch_samples": 7, "batch_size": 8, "accumulate": 2, "optimizer": "adamw", "lr": 0.5,
     "weight_decay": 0.0, "mixed_precision": "bf16", "distill": True, "resume": True, "tensorboard": True,
     "lambda_": 0.5, "granularity": "layer", "activation_granularity": "layer", "hardware": "latency",
-    "from_scratch": True, "target_size": 1000, "target_bitops": 1e6, "first": "activations",
+    "from_scratch": True, "first": "activations",
     "sensitivity": "paper", "rank": "macs",
     "step_groups": 5, "step_sensitivity": 0.1, "step_mismatch": 0.01, "clip": "max",
     "activation_clip": "6sigma", "take": 3, "prune": True, "loss": "package.module:loss",
@@ -237,6 +239,18 @@ def test_an_option_is_taken_by_its_methods_alone(method: str, name: str) -> None
         f"choose another method, or leave {said} out"
     )
     assert said not in QuantizeOptions(method=method).settings
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", _BUDGETS)
+def test_budgets_are_of_all_methods(method: str, name: str) -> None:
+    made = QuantizeOptions(method=method, **{name: _BUDGETS[name]})
+    assert getattr(made, name) == made.settings[name] == _BUDGETS[name]
+    assert made.limits == {
+        "target_bits": {"weights": 2.0, "activations": 5.0},
+        "target_size": {"size": 1000.0},
+        "target_bitops": {"bitops": 1e6},
+    }.get(name, {"weights": 3.0, "activations": 6.0} if method == "impq" else {})
 
 
 @pytest.mark.parametrize("name", METHODS_OF)
@@ -274,6 +288,7 @@ def test_a_plan_takes_options_of_the_data_and_of_the_file() -> None:
     assert options.settings == {
         "method": None, "data": None, "resize": (8, 8), "mean": None, "std": None, "metric": None,
         "out": None, "plan": "plan.json", "seed": 3, "target": "cuda", "lower": "full", "vnni": None,
+        "target_bits": None, "target_size": None, "target_bitops": None, "max_drop": None,
     }  # fmt: skip
 
 

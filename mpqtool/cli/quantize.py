@@ -48,7 +48,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @_panel("Method", "method", "plan")
 @_panel("Data", "data", "resize", "mean", "std", "metric")
 @_panel("Search (--method impq, adaqat)", "start_bits", "granularity")
-@_panel("Budgets (--method impq, ptq)", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
+@_panel("Budgets", "max_drop", "min_sqnr", "target_bits", "target_size", "target_bitops")
 @_panel(
     "IMPQ (--method impq)",
     "first", "sensitivity", "rank",
@@ -121,24 +121,26 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )  # fmt: skip
 @_option(
     "target_bits", metavar="WnAn",
-    help="Effective widths to stop at; fractions are allowed.  [default: W3A6; none beside another target]",
+    help="Effective widths to come down to; fractions are allowed. impq and ptq search for them, the other "
+    "methods are held against them.  [default: impq W3A6; none beside another target]",
 )  # fmt: skip
 @_option(
     "target_size", type=int, metavar="BYTES",
-    help="Bytes of all weights to stop at, as bytes.weights_owed of result.json has them.",
+    help="Bytes of all weights to come down to, as bytes.weights_owed of result.json has them.",
 )  # fmt: skip
 @_option(
     "target_bitops", type=float, metavar="N",
-    help="Operations on bits to stop at, as cost.bitops of result.json has them, such as 1.5e8; what comes "
-    "first goes half of the way, as factors go.",
+    help="Operations on bits to come down to, as cost.bitops of result.json has them, such as 1.5e8; with "
+    "impq, what comes first goes half of the way, as factors go.",
 )  # fmt: skip
 @_option(
     "max_drop", type=float,
-    help="Points of the metric that may be lost on held-out data, one sample at least.",
+    help="Points of the metric that may be lost on held-out data; ptq: one sample at least.  [default: impq, "
+    "ptq 1.0; others none]",
 )  # fmt: skip
 @_option(
     "min_sqnr", type=float, metavar="DB",
-    help="The same where there are no classes: signal to noise of the outputs, of the worst one, on "
+    help="ptq: the same where there are no classes: signal to noise of the outputs, of the worst one, on "
     "held-out data.",
 )  # fmt: skip
 @_option("first", help="What bits are taken from first.")

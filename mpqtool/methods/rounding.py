@@ -55,8 +55,9 @@ class Moments:
         """Go on with other positions."""
         count = self.count + other.count
         x, y = other.x - self.x, other.y - self.y
-        self.xx += other.xx + self.count * other.count / count * x[:, :, None] * x[:, None, :]
-        self.yx += other.yx + self.count * other.count / count * y[:, :, None] * x[:, None, :]
+        apart = self.count * other.count / count
+        self.xx.add_(other.xx).baddbmm_(x[:, :, None], x[:, None], alpha=apart)
+        self.yx.add_(other.yx).baddbmm_(y[:, :, None], x[:, None], alpha=apart)
         self.x += x * (other.count / count)
         self.y += y * (other.count / count)
         self.count = count

@@ -135,3 +135,48 @@ def test_the_fewest_bits_that_hold_the_floor(folder: pathlib.Path, tmp_path: pat
     assert max(row["weights"] for row in others) < result["bits"]["weights_eff"] < 8
     log = (tmp_path / "out" / rundir.LOG).read_text(encoding="utf-8")
     assert sum(json.loads(line)["event"] == "point" for line in log.splitlines()) == len(result["points"])
+
+
+@pytest.mark.parametrize(("share", "feasible"), [(2.0, True), (0.5, False)])
+def test_what_a_plan_costs_is_held_against_the_limits(
+    share: float, feasible: bool, folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    first, _, _ = _quantize(folder / "even.onnx", tmp_path / "first", bits="W4A8")
+    owed, stream = first["bytes"]["weights_owed"], io.StringIO()
+    limit = round(share * owed)
+    result = mpqtool.quantize(
+        folder / "even.onnx", plan=tmp_path / "first" / rundir.PLAN, target_size=limit,
+        out=tmp_path / "again", target="standard", reporter=Reporter(stream=stream),
+    ).result  # fmt: skip
+
+    assert result["method"] == "plan"
+    assert result["budgets"] == {
+        "limits": {"size": limit}, "used": {"size": owed}, "floor": None, "held_out": None,
+        "binding": "size", "feasible": feasible,
+    }  # fmt: skip
+    words = f"budgets: exceeded are size at {owed:,} bytes, {limit:g} asked"
+    assert (words in stream.getvalue()) is not feasible
+
+
+def test_accuracy_is_that_of_the_integer_file_on_held_out_data(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    metric = tmp_path / "own.py"
+    metric.write_text(
+        "def closeness(outputs, reference, labels):\n"
+        "    return 1 - float(abs(outputs[0] - reference[0]).max())\n"
+    )
+    _quantize(folder / "even.onnx", tmp_path / "first")
+    for max_drop, feasible in ((100.0, True), (0.0, False)):
+        stream = io.StringIO()
+        result = mpqtool.quantize(
+            folder / "even.onnx", plan=tmp_path / "first" / rundir.PLAN, max_drop=max_drop,
+            metric=f"{metric}:closeness", out=tmp_path / "again", target="standard",
+            reporter=Reporter(stream=stream),
+        ).result  # fmt: skip
+
+        budgets = result["budgets"]
+        assert 0 < budgets["held_out"] < 1
+        assert budgets["floor"] == 1 - max_drop
+        assert (budgets["limits"], budgets["binding"], budgets["feasible"]) == ({}, "max_drop", feasible)
+        assert ("on held-out data, at least 1.00 asked" in stream.getvalue()) is not feasible
