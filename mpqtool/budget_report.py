@@ -20,15 +20,19 @@ from .result import ResultFile
 def told(job: Job, content: ResultFile, finished: Finished) -> dict[str, Any]:
     """``budgets`` of ``result.json``, and a line that says which one binds, or which are exceeded.
 
-    Of methods that tried plans, it is what they say. Of the others: what the files cost, and the metric of
-    the integer file on held-out data.
+    What is used is that of the files. The metric is that of the integer network on held-out data, which
+    methods that tried plans have measured.
     """
     options = job.options
-    if finished.budgets or not (options.limits or options.max_drop is not None):
-        return finished.budgets
+    if not (finished.budgets or options.limits or options.max_drop is not None):
+        return {}
     used = {name: _used(content, finished.history)[name] for name in options.limits}
     missed = [name for name, limit in options.limits.items() if not used[name] <= limit]
     faults = [f"{in_words(name, used[name])}, {options.limits[name]:g} asked" for name in missed]
+    if finished.budgets:
+        if missed and not any(finished.budgets["used"][name] > options.limits[name] for name in missed):
+            job.reporter.warn(f"budgets: what stays float in the file makes it exceed {' and '.join(faults)}")
+        return finished.budgets | {"used": used, "feasible": finished.budgets["feasible"] and not missed}
     floor, held_out = -math.inf, math.nan
     if options.max_drop is not None and job.metric != "sqnr_db":
         labels = job.held_out.labels

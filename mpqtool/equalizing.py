@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_same", "equalized"]
+__all__ = ["ROUNDING", "check_same", "equalized", "moved"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,12 @@ from mpqtool.runtime.predict import predict
 from .channel_statistics import channel_maxima, channel_statistics
 from .errors import ModelError
 from .job import Job
+from .run_data import drawn
 
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 """How far outputs may move when weights are rounded to float32 at another size, in units of the largest."""
+_CHECKED = 512
+"""Held-out samples that this is looked at on."""
 
 
 def equalized(job: Job, samples: Mapping[str, NDArray[np.float32]]) -> ir.Model:
@@ -33,11 +36,19 @@ def equalized(job: Job, samples: Mapping[str, NDArray[np.float32]]) -> ir.Model:
     Raises:
         ModelError: It would compute something else.
     """
-    folded = job.folded
+    folded, held_out = job.folded, drawn(job.held_out, _CHECKED, job.options.seed)
     model = pipelines.equalize(folded, channel_maxima(folded, clipped_values(folded), samples))
     model = pipelines.absorb_bias(model, channel_statistics(model, absorbable_values(model), samples))
-    moved = check_same(folded, model, samples, "Equalizing layers")
-    job.reporter.say(f"equalized: float outputs moved by {moved:.1g} of the largest number at most")
+    if moved(folded, model, held_out) > ROUNDING:
+        job.reporter.say(
+            "equalized without what hangs on the data: absorbing biases, or scaling what a Clip cuts, moved "
+            "outputs on held-out samples"
+        )
+        model = pipelines.equalize(folded)
+    change = check_same(folded, model, held_out, "Equalizing layers")
+    job.reporter.say(
+        f"equalized: float outputs on held-out data moved by {change:.1g} of the largest number at most"
+    )
     return model
 
 
@@ -47,13 +58,18 @@ def check_same(before: ir.Model, after: ir.Model, samples: Mapping[str, NDArray[
     Raises:
         ModelError: Further than rounding makes them.
     """
-    moved = max(map(_moved, predict(before, samples), predict(after, samples)))
-    if not moved <= _ROUNDING:
+    change = moved(before, after, samples)
+    if not change <= ROUNDING:
         raise ModelError(
-            f"{what} moved a float output by {moved:.2g} of its largest number, allowed is {_ROUNDING:g}. "
+            f"{what} moved a float output by {change:.2g} of its largest number, allowed is {ROUNDING:g}. "
             "Please report the file; it was not changed."
         )
-    return moved
+    return change
+
+
+def moved(before: ir.Model, after: ir.Model, samples: Mapping[str, NDArray[Any]]) -> float:
+    """How far float outputs are from what they were, in units of the largest number of each."""
+    return max(map(_moved, predict(before, samples), predict(after, samples)))
 
 
 def _moved(before: NDArray[Any], after: NDArray[Any]) -> float:

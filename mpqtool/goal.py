@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .batch import TaskLoss, relative_error, task_loss
 from .data import Data
+from .errors import OptionError
 from .metrics import Measure, check_metric, metric_name, score
 from .option_checks import METRICS
 from .options import QuantizeOptions
@@ -76,4 +77,20 @@ def make_goal(
     else:
         numbers = metric == "sqnr_db" and classes is None  # which may have the shape of class logits
         loss = relative_error if numbers else task_loss
+    _refuse_idle_floors(options, metric)
     return Goal(metric, measure, loss)
+
+
+def _refuse_idle_floors(options: QuantizeOptions, metric: str) -> None:
+    """See that a floor which was asked for counts in the unit of the metric."""
+    if metric != "sqnr_db" and options.min_sqnr != options.default_of("min_sqnr"):
+        raise OptionError(f"min_sqnr has no effect on the metric {metric!r}; give max_drop, or leave it out")
+    if (
+        metric == "sqnr_db"
+        and options.method != "impq"
+        and options.max_drop != options.default_of("max_drop")
+    ):
+        raise OptionError(
+            "max_drop has no effect on the metric 'sqnr_db', which has no float value to drop from; give "
+            "min_sqnr with method 'ptq', or leave it out"
+        )

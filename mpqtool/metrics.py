@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Measure", "check_metric", "is_logits", "metric_name", "score", "sqnr_error"]
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,9 +67,10 @@ def score(metric: str, outputs: Arrays, reference: Arrays, labels: NDArray[Any] 
 
 
 def sqnr_error(outputs: Arrays, reference: Arrays) -> float:
-    """The standard error of ``sqnr_db`` in dB, by leaving out one sample after the other; 0 for one sample.
+    """The standard error of ``sqnr_db`` in dB: how far other samples of the same kind would move it.
 
-    Source: Efron and Stein, The jackknife estimate of variance, 1981.
+    ``10 / ln(10) * sqrt(sum_i (s_i / S - n_i / N)**2)``, for the signal ``s_i`` and noise ``n_i`` of sample i
+    and their sums: the delta method for a ratio of means. It is 6.1 dB at most.
 
     Args:
         outputs: As for ``score``, samples on axis 0.
@@ -77,13 +79,8 @@ def sqnr_error(outputs: Arrays, reference: Arrays) -> float:
     worst = min(zip(outputs, reference, strict=True), key=lambda pair: _sqnr(*pair))
     y, r = (np.asarray(array, np.float64).reshape(len(array), -1) for array in worst)
     signal, noise = np.square(r).sum(1), np.square(y - r).sum(1)
-    without = 10 * np.log10(
-        np.maximum(signal.sum() - signal, 1e-300) / np.maximum(noise.sum() - noise, 1e-300)
-    )
-    count = len(without)
-    return (
-        float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum())) if count > 1 else 0.0
-    )
+    shares = [part / max(float(part.sum()), 1e-300) for part in (signal, noise)]
+    return 10 / math.log(10) * math.sqrt(float(np.square(shares[0] - shares[1]).sum()))
 
 
 def _sqnr(outputs: NDArray[Any], reference: NDArray[Any]) -> float:

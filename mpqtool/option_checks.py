@@ -20,6 +20,8 @@ METRICS = ("top1", "agreement", "sqnr_db")
 """Metrics that need no function."""
 STEPS = ("step_groups", "step_sensitivity", "step_mismatch")
 """Rules for how far an iteration of IMPQ goes; one of them at most."""
+_LARGEST_SQNR = 200
+"""dB that are as good as no noise; see ``metrics``."""
 _LARGEST_SEED = 2**32 - 1  # numpy takes no more
 
 
@@ -149,6 +151,8 @@ def check_numbers(options: QuantizeOptions) -> None:
             )
     if options.from_scratch and not options.epochs:
         raise OptionError("epochs must be at least 1 with from_scratch, got 0; leave one out")
+    if not 0 <= options.min_sqnr <= _LARGEST_SQNR:
+        raise OptionError(f"min_sqnr must be 0 to {_LARGEST_SQNR} dB, got {options.min_sqnr!r}")
     if options.seed > _LARGEST_SEED:
         raise OptionError(f"seed must be at most {_LARGEST_SEED}, got {options.seed}")
     for name in ("lr", "lambda_", "step_sensitivity", "step_mismatch", "target_bitops"):

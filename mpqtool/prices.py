@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["make_plan_prices", "make_prices"]
+__all__ = ["make_plan_prices", "make_prices", "uncheckable"]
 
 import dataclasses
 import math
@@ -69,6 +69,14 @@ def make_plan_prices(
         }
 
     return prices
+
+
+def uncheckable(name: str, limit: float) -> str:
+    """Say that a limit cannot be checked."""
+    return (
+        f"A limit of {limit:g} for {name} cannot be checked: the size of a value is not known, so what its "
+        "layer costs is not. Give target_size, or export the model with fixed sizes."
+    )
 
 
 def _or_infinite(number: float | None) -> float:

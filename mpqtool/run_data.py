@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["hold_out", "read_data"]
+__all__ = ["drawn", "hold_out", "read_data"]
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -103,6 +104,15 @@ def _classes(model: ir.Model) -> int | None:
         return None
     size = outputs[0].shape[1]
     return size if isinstance(size, int) and size > 1 else None
+
+
+def drawn(split: Split, count: int, seed: int) -> dict[str, NDArray[Any]]:
+    """Inputs of some samples in random order, so that the first ones are as good as any.
+
+    Files are often sorted by class.
+    """
+    rows = np.random.default_rng(seed).permutation(len(split))[:count]
+    return {name: array[rows] for name, array in split.inputs.items()}
 
 
 def hold_out(train: Split, seed: int) -> tuple[Split, Split]:

@@ -17,7 +17,7 @@ from mpqtool.passes.plan import Plan
 
 from .channel_statistics import channel_maxima
 from .data import Split
-from .equalizing import check_same
+from .equalizing import ROUNDING, check_same, moved
 from .finished import Finished, freeze, settled
 from .job import Job
 from .methods.fat import Fat, FatSettings
@@ -25,6 +25,7 @@ from .methods.impq import SAMPLES
 from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
 from .quantizers.calibrate import calibrate
 from .quantizers.threshold import attach_thresholds
+from .run_data import drawn
 from .run_trainer import held_out_metric, make_trainer, tuning_batches
 from .simulate import IntegerSimulation
 from .training import Trainer
@@ -73,7 +74,9 @@ def _covering(job: Job, trainer: Trainer, model: ir.Model) -> Plan:
     parameters = dict(network.named_parameters())
     for quantizer in plain_weights(network):
         quantizer.fit(parameters[quantizer.name], "max")
-    calibrate(network, tuning_batches(job, trainer)(), plain_activations(network), ranges="minmax")
+    samples = drawn(job.tuning, SAMPLES, job.options.seed)
+    batches = trainer.batches_of(Split(samples))
+    calibrate(network, batches, plain_activations(network), ranges="minmax")
     return read_plan(network)
 
 
@@ -84,16 +87,20 @@ def _rescaled(job: Job) -> ir.Model:
         ModelError: It would compute something else.
     """
     model = job.folded
-    samples = {name: array[:SAMPLES] for name, array in job.tuning.inputs.items()}
+    samples, held_out = (drawn(split, SAMPLES, job.options.seed) for split in (job.tuning, job.held_out))
     maxima = channel_maxima(model, clipped_values(model), samples)
     found = depthwise_rescaling(model, maxima)
     if not found.layers:
         return model
     rescaled = pipelines.rescale_depthwise(model, maxima)
-    moved = check_same(model, rescaled, samples, "Rescaling depthwise layers")
+    if moved(model, rescaled, held_out) > ROUNDING:  # a Clip cuts more there than in the samples
+        job.reporter.say("depthwise layers with a Clip behind are not rescaled: it cuts held-out samples")
+        found = depthwise_rescaling(model, {})
+        rescaled = pipelines.rescale_depthwise(model)
+    change = check_same(model, rescaled, held_out, "Rescaling depthwise layers")
     job.reporter.say(
         f"depthwise layers: {found.layers} rescaled, {found.rescaled} of {found.channels} channels; "
-        f"{found.locked} locked, as a Clip cuts them, or would; float outputs moved by {moved:.1g} of the "
+        f"{found.locked} locked, as a Clip cuts them, or would; float outputs moved by {change:.1g} of the "
         "largest number at most"
     )
     return rescaled

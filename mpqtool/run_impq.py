@@ -24,7 +24,7 @@ from .methods.impq import Impq
 from .methods.impq_settings import ImpqSettings
 from .methods.reduction import ReductionSettings
 from .methods.selection import Step
-from .prices import make_prices
+from .prices import make_prices, uncheckable
 from .quantizers.attach import attach
 from .run_trainer import held_out_metric, tuning_batches
 from .training import Trainer
@@ -120,8 +120,5 @@ def _budgets(job: Job, free: frozenset[str]) -> Budgets:
     limits = job.options.limits
     prices = make_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
     if "bitops" in limits and prices({})["bitops"] == float("inf"):
-        raise OptionError(
-            f"target_bitops {limits['bitops']:g} cannot be checked: the size of a layer's result is not "
-            "known, so its multiply-accumulates are not. Give target_size or target_bits."
-        )
+        raise OptionError(uncheckable("bitops", limits["bitops"]))
     return Budgets(limits=limits, prices=prices, free=free)

@@ -32,7 +32,7 @@ _NARROWEST, _WIDEST = 2, 8
 
 
 def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Trial:
-    """Leave as few tensors in float as it takes to hold the floor, those with the most noise first.
+    """Leave tensors in float, those with the most noise first, until the floor holds.
 
     Raises:
         ModelError: All would have to be left.
@@ -54,16 +54,21 @@ def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Tr
     while count < len(suspects) and not holds(count):
         count *= 2
     count = first_that_holds(count // 2 + 1, min(count, len(suspects)), holds)
-    if not holds(count) or not found[count].plan.weights:
-        best = max(found.values(), key=lambda tried: tried.held_out)
+    if not holds(count) or not _is_integer(found[count]):
+        best = max(filter(_is_integer, found.values()), key=lambda tried: tried.held_out)
         raise ModelError(
             f"Cannot quantize {str(job.path)!r} and hold the floor: {trials.said(best)}, with "
-            f"{len(best.plan.left_float)} tensors left in float. Give more bits or calibration samples, "
-            "other --ranges, or allow more with --max-drop or --min-sqnr; or use a method that trains."
+            f"{len(best.finished.plan.left_float)} tensors left in float. Give more bits or calibration "
+            "samples, other --ranges, more with --max-drop or --min-sqnr; or use a method that trains."
         )
     shown = ", ".join(name for name, _ in suspects[:count][:3]) + (", ..." if count > 3 else "")
     job.reporter.warn(f"{count} tensors stay float, as without it: {trials.said(trial)}: {shown}")
     return found[count]
+
+
+def _is_integer(trial: Trial) -> bool:
+    """Whether anything of a network is integer."""
+    return bool(trial.finished.plan.weights and trial.finished.plan.activations)
 
 
 def _by_noise(job: Job, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[tuple[str, float]]:
@@ -114,7 +119,7 @@ def descend(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> T
             )
         return not trials.holds(found[count])
 
-    if trials.limits and not fails(len(order)):
+    if trials.limits and (not fails(len(order)) or not trials.holds(trial)):
         return found[len(order)]
     last = len(order) if trials.limits else len(order) + 1
     failing = first_that_holds(1, last, fails)
@@ -138,6 +143,8 @@ def _movable(trials: Trials, plan: Plan, noise: Mapping[str, Mapping[int, float]
         values = {}
     before, points = trials.costs(plan), []
     for name, unit in (weights | values).items():
+        if name not in noise:  # it stays float
+            continue
         unit = "bitops" if "bitops" in limits else unit
         after = trials.costs(_with_fewer(plan, [name]))
         points.append(Point(name, (before[unit] - after[unit]) / before[unit], _WIDEST, noise[name]))

@@ -6,12 +6,10 @@ __all__ = ["post_training"]
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
@@ -29,6 +27,7 @@ from .methods.ptq import reconstruct, samples_that_fit
 from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
 from .quantizers.calibrate import observe, set_ranges
 from .quantizers.ranges import OF_HISTOGRAM, Ranges
+from .run_data import drawn
 from .run_mixed import descend, repair
 from .simulate import IntegerSimulation
 from .trials import Trials
@@ -44,13 +43,14 @@ def post_training(job: Job) -> Finished:
         ModelError: No plan holds the floor under the accuracy.
         OptionError: BitOPs are limited, and those of a layer are not known.
     """
-    samples = _samples(job)
+    samples = drawn(job.tuning, job.options.calibration_samples, job.options.seed)
+    reference = job.folded
     if job.options.equalize:
         job = dataclasses.replace(job, folded=equalized(job, samples))
     chunks = list(zip(*(torch.from_numpy(array).split(_BATCH) for array in samples.values()), strict=True))
-    trials = Trials(job, lambda plan: _rounded(job, _fitted(job, plan, chunks), chunks))
+    trials = Trials(job, lambda plan: _rounded(job, _fitted(job, plan, chunks), chunks), reference)
     found = trials(job.plan)
-    if job.options.bits == MIXED and trials.holds(found):
+    if trials.limits or (job.options.bits == MIXED and trials.holds(found)):
         found = descend(trials, found, chunks)
     if not trials.holds(found) and not trials.limits:
         found = repair(trials, found, chunks)
@@ -104,15 +104,6 @@ def _rounded(job: Job, plan: Plan, chunks: list[tuple[Tensor, ...]]) -> Finished
     return freeze(network, IntegerSimulation(network), model, [])
 
 
-def _samples(job: Job) -> dict[str, NDArray[Any]]:
-    """Calibration inputs: some of the training split, always the same ones."""
-    count, wanted = len(job.tuning), job.options.calibration_samples
-    if wanted >= count:
-        return dict(job.tuning.inputs)
-    rows = np.sort(np.random.default_rng(job.options.seed).permutation(count)[:wanted])
-    return {name: array[rows] for name, array in job.tuning.inputs.items()}
-
-
 def _that_fit(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
     """So many chunks that their values fit in memory, one sample at least."""
     most = samples_that_fit(network, chunks[0])
@@ -142,6 +133,5 @@ def _say_left_alone(job: Job, left_alone: Mapping[str, str]) -> None:
     if left_alone:
         name, reason = next(iter(left_alone.items()))
         job.reporter.say(
-            f"{len(left_alone)} weights are rounded to nearest, with their biases as they were: {name!r}, as "
-            f"{reason.rstrip('.')}"
+            f"{len(left_alone)} weights are rounded to nearest: {name!r}, as {reason.rstrip('.')}"
         )

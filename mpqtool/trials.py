@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from mpqtool.importer import import_graph
@@ -19,9 +20,10 @@ from .data import Split
 from .errors import OptionError
 from .finished import Finished
 from .job import Job
+from .method_options import MIXED
 from .methods.budgets import in_words
 from .metrics import sqnr_error
-from .prices import make_plan_prices
+from .prices import make_plan_prices, uncheckable
 
 _MEASURED = 1024
 """Held-out samples, at most, that a plan is measured on."""
@@ -49,7 +51,7 @@ class Trial:
 
 
 class Trials:
-    """Makes networks of plans, and measures them; one at a time is kept.
+    """Makes networks of plans, and measures them.
 
     Attributes:
         floor: The metric on held-out data that a plan must have.
@@ -57,17 +59,21 @@ class Trials:
         limits: What a plan may cost, by name of a budget.
 
     Args:
-        job: The run.
+        job: The run; ``folded`` is what plans are applied to.
         make: Fits a plan.
+        reference: The float model that they are held against.
+
+    Raises:
+        OptionError: A limit cannot be checked, or nothing says how far bits may come down.
     """
 
-    def __init__(self, job: Job, make: Make) -> None:
+    def __init__(self, job: Job, make: Make, reference: ir.Model) -> None:
         self.job, self._make = job, make
         split = job.held_out
         stride = max(1, -(-len(split) // _MEASURED))
         labels = None if split.labels is None else split.labels[::stride]
         self._split = Split({name: array[::stride] for name, array in split.inputs.items()}, labels)
-        self._reference = _outputs(import_graph(job.folded), self._split)
+        self._reference = _outputs(import_graph(reference), self._split)
         self._costs = make_plan_prices(job.folded, job.plan, open_sizes(job.folded, job.data.test.inputs))
         self.points: list[dict[str, Any]] = []
         self.floor, self.limits = self._floor(), self._limits()
@@ -78,10 +84,11 @@ class Trials:
         outputs = _outputs(finished.simulation, self._split)
         held_out = self.job.measure(outputs, self._reference, self._split.labels)
         error = sqnr_error(outputs, self._reference) if self.job.metric == "sqnr_db" else 0.0
-        costs = self._costs(plan)
+        costs = self._costs(finished.plan)
         enough = self._is_enough(held_out, error)
+        left = len(finished.plan.left_float)
         row = {
-            **costs, "left_float": len(plan.left_float), "held_out": held_out, "held_out_error": error,
+            **costs, "left_float": left, "held_out": held_out, "held_out_error": error,
             "feasible": enough and self.affords(costs),
         }  # fmt: skip
         self.points.append(row)
@@ -120,8 +127,8 @@ class Trials:
             binding = max(self.limits, key=lambda name: used[name] / self.limits[name])
         self._say(trial, missed, accurate, binding)
         budgets = {
-            "limits": self.limits, "used": used, "floor": self.floor, "held_out": trial.held_out,
-            "binding": binding, "feasible": accurate and not missed,
+            "limits": self.limits, "used": used, "floor": None if math.isinf(self.floor) else self.floor,
+            "held_out": trial.held_out, "binding": binding, "feasible": accurate and not missed,
         }  # fmt: skip
         return dataclasses.replace(trial.finished, points=self.points, budgets=budgets)
 
@@ -150,10 +157,18 @@ class Trials:
         metric = self.job.metric
         unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
         spread = f" +- {trial.error:.2f}" if trial.error else ""
-        return f"{trial.held_out:.2f}{spread} {unit} on held-out data, at least {self.floor:.2f} asked"
+        asked = "" if math.isinf(self.floor) else f", at least {self.floor:.2f} asked"
+        return f"{trial.held_out:.2f}{spread} {unit} on held-out data{asked}"
 
     def _floor(self) -> float:
         options, metric = self.job.options, self.job.metric
+        if self.job.data.synthetic:  # no accuracy is measured, so none can be asked for
+            if options.bits == MIXED and not options.limits:
+                raise OptionError(
+                    "bits 'mixed' goes down as far as the accuracy allows, which nobody can measure without "
+                    "data; give samples with --data, or a target"
+                )
+            return -math.inf
         if metric == "sqnr_db":
             return options.min_sqnr
         exact = self.job.measure(self._reference, self._reference, self._split.labels)
@@ -163,11 +178,10 @@ class Trials:
 
     def _limits(self) -> dict[str, float]:
         limits = self.job.options.limits
-        if "bitops" in limits and math.isinf(self._costs(self.job.plan)["bitops"]):
-            raise OptionError(
-                f"target_bitops {limits['bitops']:g} cannot be checked: the size of a layer's result is not "
-                "known, so its multiply-accumulates are not. Give another target."
-            )
+        start = self._costs(self.job.plan)
+        for name, limit in limits.items():
+            if math.isinf(start[name]):
+                raise OptionError(uncheckable(name, limit))
         return dict(limits)
 
 

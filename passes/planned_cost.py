@@ -36,7 +36,10 @@ def layers_at(model: ir.Model, names: Plan) -> Callable[[Plan], list[cost.Layer]
                     row,
                     input=source or row.input,
                     inputs=sizes[source] if source else row.inputs,
-                    weight_bits=weights.get(row.name, row.weight_bits),
+                    # A layer computes in codes if both of what it multiplies are codes, else in float.
+                    weight_bits=weights.get(row.name, row.weight_bits)
+                    if source in values
+                    else row.weight_bits,
                     activation_bits=values.get(source, row.activation_bits),
                 )
             )

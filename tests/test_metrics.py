@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpqtool.metrics import metric_name, score
+from mpqtool.metrics import metric_name, score, sqnr_error
 
 LOGITS = np.array([[3.0, 1.0], [0.0, 2.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
 
@@ -42,3 +42,20 @@ def test_outputs_that_are_not_numbers_score_worst(metric: str, bad: float) -> No
     broken = LOGITS.copy()
     broken[2, 1] = bad
     assert score(metric, [broken], [LOGITS], np.array([0, 1, 0, 1])) == -np.inf
+
+
+def test_the_standard_error_is_that_of_other_samples(rng: np.random.Generator) -> None:
+    signal = rng.normal(size=(4000, 50))
+    noise = 0.1 * rng.normal(size=(4000, 50)) * rng.gamma(1.0, size=(4000, 1))
+    parts = np.split(np.arange(4000), 100)
+    found = [score("sqnr_db", [(signal + noise)[rows]], [signal[rows]], None) for rows in parts]
+    errors = [sqnr_error([(signal + noise)[rows]], [signal[rows]]) for rows in parts]
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.25)
+
+
+def test_one_sample_with_all_the_noise_is_no_infinite_error() -> None:
+    signal = np.ones((20, 3))
+    outputs = signal.copy()
+    outputs[7] += 1
+    assert sqnr_error([outputs], [signal]) == pytest.approx(10 / np.log(10) * np.sqrt(0.95**2 + 19 * 0.05**2))
+    assert sqnr_error([signal], [signal]) < 2  # no noise at all

@@ -80,8 +80,9 @@ def point_noise(
         tape = _Tape(network, errors, ranges, len(chunk[0]))
         outputs = tape.run(*chunk)
         tensors = [seen.real for seen in tape.seen.values()]
+        real = sum(y.is_floating_point() for y in outputs)  # one that hangs on nothing here has no noise
         for _ in range(_DRAWS):
-            loss = sum(_signed(y, generator) for y in outputs if y.requires_grad) / len(outputs) ** 0.5
+            loss = sum(_signed(y, generator) for y in outputs if y.requires_grad) / real**0.5
             gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
             for (name, seen), gradient in zip(tape.seen.items(), gradients, strict=True):
                 if gradient is None:

@@ -27,6 +27,8 @@ _POSITIONS = 2**14
 """Positions that the moments of a layer are taken from, over all samples; at least four for each input."""
 _FINE = 8
 """Bits at which rounding to nearest is as good, and takes no time."""
+_MOST_INPUTS = 2**13
+"""Weights of a kernel that are rounded for its results: moments take the square of their number."""
 _MEMORY = 2**29
 """Bytes that values of all samples may take at one time, both networks together."""
 
@@ -37,7 +39,7 @@ class Reconstruction:
 
     Attributes:
         biases: What is to be added to the bias of each layer, ``(kernels,)``, by the name of its weight.
-        left_alone: Why a weight was rounded to nearest and its bias kept, by name.
+        left_alone: Why a weight was rounded to nearest, by name.
     """
 
     biases: dict[str, Tensor]
@@ -84,9 +86,9 @@ def reconstruct(
             lane.advance(of_float)
         layer = weighted.get(of_quantized)
         if layer is not None:
-            uses = _uses(quantized, layer, left_alone)
             results = [lane.env[of_float] for lane in floats]
-            if uses and _is_fitted(layer.quantizer, rounding):
+            uses = _uses(quantized, layer, results, left_alone)
+            if uses and _is_fitted(layer.quantizer, rounding) and _is_small(uses[0], left_alone):
                 weight = _round(parameters[layer.quantizer.name], layer.quantizer, uses, results)
                 for lane in quantized:  # they have the nearest codes
                     lane.env[layer.weight] = weight
@@ -129,13 +131,29 @@ def _is_fitted(quantizer: WeightQuantizer, rounding: Rounding) -> bool:
     return rounding == "adaround" or (rounding == "auto" and int(quantizer.bits.min()) < _FINE)
 
 
-def _uses(lanes: Sequence[Lane], layer: WeightedNode, left_alone: dict[str, str]) -> list[WeightUse]:
-    """What each lane makes of a weight; nothing if that is not known."""
+def _uses(
+    lanes: Sequence[Lane], layer: WeightedNode, results: Sequence[Tensor], left_alone: dict[str, str]
+) -> list[WeightUse]:
+    """What each lane makes of a weight; nothing if that is not known, or no number."""
     try:
-        return [lane.use(layer) for lane in lanes]
+        uses = [lane.use(layer) for lane in lanes]
     except UnsupportedOpError:
         left_alone[layer.quantizer.name] = "what uses it is no Conv or Gemm"
         return []
+    if not all(bool(x.isfinite().all()) for x in (*results, *(use.x for use in uses))):
+        left_alone[layer.quantizer.name] = "its values become infinite or NaN"
+        return []
+    return uses
+
+
+def _is_small(use: WeightUse, left_alone: dict[str, str]) -> bool:
+    """Whether there is memory for the moments of a layer; its bias is corrected in any case."""
+    inputs = math.prod(use.kernel[1:])
+    if inputs > _MOST_INPUTS:
+        left_alone[use.name] = (
+            f"kernels of {inputs:,} weights need too much memory, {_MOST_INPUTS:,} are allowed"
+        )
+    return inputs <= _MOST_INPUTS
 
 
 def _round(

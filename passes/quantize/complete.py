@@ -87,11 +87,12 @@ def check_fits(model: ir.Model, plan: Plan) -> None:
         [a.name for a in expected.activations],
     )
     _check_names("tensor left in float", left, [*weights, *activations], complete=False)
-    if left and not (plan.weights or plan.activations):
-        raise PlanError(
-            "Plan does not fit the model: found every tensor in left_float, allowed all but one. Take "
-            "some out of it, or use the float model as it is."
-        )
+    for kind, quantized in (("weight", plan.weights), ("activation", plan.activations)):
+        if left and not quantized:
+            raise PlanError(
+                f"Plan does not fit the model: found every {kind} in left_float, allowed all but one, as "
+                "nothing is integer else. Take some out of it, or use the float model as it is."
+            )
     _check_names("weight", [w.name for w in plan.weights], [w for w in weights if w not in left])
     _check_names("activation", [a.name for a in plan.activations], [a for a in activations if a not in left])
     for planned in plan.weights:
