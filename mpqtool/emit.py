@@ -42,6 +42,8 @@ from .result import (
 )
 from .simulate import IntegerSimulation
 
+_WORSE = 1.0
+"""Points or dB of the metric that are worth a warning."""
 _CODES = 2**23
 """Codes that are compared at once; all engines together take some 60 bytes for each."""
 
@@ -97,6 +99,7 @@ def _emit(job: Job, finished: Finished) -> Result:
             "float file: what it holds beside quantized weights outweighs what they save"
         )
     _say_pruned(job, content, finished.plan)
+    _say_saturated(job, content)
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
     return Result(path=out, result=result)
@@ -110,6 +113,16 @@ def _say_pruned(job: Job, content: ResultFile, plan: Plan) -> None:
         job.reporter.say(
             f"{pruned:,} kernels have no bits, and {removed:,} weights left the integer file: kernels leave "
             "by eights, or fours, and where nothing but layers, pools and functions uses them"
+        )
+
+
+def _say_saturated(job: Job, content: ResultFile) -> None:
+    """Where the QDQ file answers worse than the integer file: which of them to ship."""
+    qdq, integer = content.metric.qdq, content.metric.integer
+    if qdq is not None and integer is not None and integer - qdq > _WORSE:
+        job.reporter.warn(
+            f"{rundir.QDQ} gives {qdq:.2f} {job.metric} on this CPU, and {rundir.INT} {integer:.2f}: without "
+            "VNNI, ONNX Runtime's 8-bit layers saturate; ship the integer file, or disable graph optimisations"
         )
 
 

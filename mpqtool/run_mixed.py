@@ -62,7 +62,9 @@ def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Tr
             "samples, other --ranges, more with --max-drop or --min-sqnr; or use a method that trains."
         )
     shown = ", ".join(name for name, _ in suspects[:count][:3]) + (", ..." if count > 3 else "")
-    job.reporter.warn(f"{count} tensors stay float, as without it: {trials.said(trial)}: {shown}")
+    job.reporter.warn(
+        f"{count} tensors stay float, {shown}: with all of them quantized it is {trials.said(trial)}"
+    )
     return found[count]
 
 

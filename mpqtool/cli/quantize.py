@@ -41,6 +41,7 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 @click.command(
     "quantize",
     epilog="Example: mpqtool quantize examples/digits.onnx --target-bits W3A6\n\n"
+    "Example: mpqtool quantize examples/digits.onnx --method ptq --bits W4A8\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method lsq+ --bits W4A4\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method adaqat --lambda 0.15 --epochs 30\n\n"
     "Example: mpqtool quantize examples/digits.onnx --method fat --bits W6A6",
