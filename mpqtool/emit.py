@@ -122,7 +122,7 @@ def _say_saturated(job: Job, content: ResultFile) -> None:
     if qdq is not None and integer is not None and integer - qdq > _WORSE:
         job.reporter.warn(
             f"{rundir.QDQ} gives {qdq:.2f} {job.metric} on this CPU, and {rundir.INT} {integer:.2f}: without "
-            "VNNI, ONNX Runtime's 8-bit layers saturate; ship the integer file, or disable graph optimisations"
+            "VNNI, 8-bit layers of ONNX Runtime saturate; ship the integer file, or optimise no graph"
         )
 
 
