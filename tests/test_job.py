@@ -163,5 +163,5 @@ def test_a_run_goes_on_for_another_target_but_not_with_another_training(
     assert job.checkpoint is not None
     with pytest.raises(CheckpointError, match="--lr changed"):
         prepared(resume=True, lr=0.5)
-    with pytest.raises(CheckpointError, match="--method, --epochs changed"):  # 2 and 5 epochs by default
+    with pytest.raises(CheckpointError, match="--method, --target-bits, --max-drop, --epochs changed"):
         prepared(resume=True, method="lsq")

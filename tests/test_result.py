@@ -24,6 +24,8 @@ KEYS = {
     },
     "nodes": {"integer", "float", "mac_share_integer", "islands"},
     "history": None,
+    "points": None,
+    "budgets": None,
     "time_s": {"total", "import", "train", "lower", "verify"},
 }  # fmt: skip
 

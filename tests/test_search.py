@@ -18,7 +18,7 @@ from mpqtool.methods.impq import Impq
 from mpqtool.methods.lsq import Lsq
 from mpqtool.methods.selection import Step
 from mpqtool.optimization import Recipe
-from mpqtool.options import METHODS, QuantizeOptions
+from mpqtool.options import QuantizeOptions
 from mpqtool.passes.normalize.fold_batch_norm import batch_norm_factors
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers import ActivationQuantizer, Gain, LsqWeightQuantizer, OffsetQuantizer, PactQuantizer
@@ -51,7 +51,7 @@ def _begun(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **options: Any)
     return job, method
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", search._METHODS)
 def test_options_of_the_training(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr("mpqtool.training.check_precision", lambda *_: None)  # a CPU need not have bf16
     job, begun = _begun(model, monkeypatch, method=method, **TRAINING)

@@ -39,6 +39,7 @@ def _model(network: nn.Module, folder: pathlib.Path) -> ir.Model:
 
 @pytest.fixture(scope="module")
 def v1(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
+    torch.manual_seed(0)
     return _model(zoo.mobilenet_v1(0.25, small=True, classes=10), tmp_path_factory.mktemp("v1"))
 
 
@@ -58,6 +59,7 @@ def v1_relu6(v1: ir.Model) -> ir.Model:
 
 @pytest.fixture(scope="module")
 def v3(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
+    torch.manual_seed(0)
     return _model(zoo.mobilenet_v3_small(0.5, small=True, classes=10), tmp_path_factory.mktemp("v3"))
 
 
