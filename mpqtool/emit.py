@@ -14,6 +14,7 @@ import torch
 
 from mpqtool.passes import cost, pipelines
 from mpqtool.passes.load import load_model, save_model
+from mpqtool.passes.metadata import SUFFIX
 from mpqtool.passes.plan import Plan
 from mpqtool.runtime.inspect import inspect
 from mpqtool.runtime.predict import BATCH, predict
@@ -21,9 +22,9 @@ from mpqtool.runtime.verify import VerifyResult, verify
 
 from . import budget_report, report, rundir
 from .coverage import open_sizes
-from .errors import VerificationError
+from .errors import IslandError, VerificationError
 from .files import replacing, write_text
-from .finished import Finished
+from .finished import Finished, leave_float
 from .job import Job
 from .lowering import lowered
 from .processes import main_first
@@ -54,12 +55,21 @@ def emit(job: Job, finished: Finished) -> Result:
     ``model.int.onnx`` is put in place only when the torch simulation, the numpy reference and ONNX Runtime
     gave the same integers on the whole test split.
 
+    Where they did but for codes behind float operators, those values are left in float too.
+
     Raises:
         VerificationError: They did not; plan and QDQ file stay for the search of the fault.
     """
     with main_first() as main:
-        if main:
-            return _emit(job, finished)
+        while main:
+            try:
+                return _emit(job, finished)
+            except IslandError as fault:
+                job.reporter.warn(
+                    f"{len(fault.islands)} tensors stay float, {next(iter(fault.islands))}: "
+                    f"{next(iter(fault.islands.values()))}"
+                )
+                finished = leave_float(finished, fault.islands)
     path = job.out / rundir.RESULT
     running = time.perf_counter() - job.started
     if not path.exists() or time.time() - path.stat().st_mtime > running:  # the latter is of an earlier run
@@ -83,11 +93,7 @@ def _emit(job: Job, finished: Finished) -> Result:
         save_model(integer, unproved)
         proof = _verify(job, finished.simulation, unproved)
         if not proof.passed:
-            raise VerificationError(
-                f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes "
-                f"differ between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. "
-                f"This is a fault of mpqtool: please report it with {str(out / rundir.QDQ)!r}."
-            )
+            raise _fault(finished.plan, proof, out / rundir.QDQ)
     content = _result(job, finished, proof)
     content.budgets = job.reporter.named(budget_report.told(job, content, finished))
     job.seconds["total"] = time.perf_counter() - job.started
@@ -103,6 +109,21 @@ def _emit(job: Job, finished: Finished) -> Result:
     report.build(out)
     job.reporter.event("done", seconds=job.seconds["total"])
     return Result(path=out, result=result)
+
+
+def _fault(plan: Plan, proof: VerifyResult, qdq: pathlib.Path) -> VerificationError:
+    """What a proof that failed means."""
+    message = (
+        f"{rundir.INT} was not written: {proof.codes_different} of {proof.codes_compared} codes differ "
+        f"between torch, numpy and ONNX Runtime, first in {proof.first_different!r}. This is a fault of "
+        f"mpqtool: please report it with {str(qdq)!r}."
+    )
+    values = {f"{entry.name}{SUFFIX}": entry.name for entry in plan.activations}
+    wrong = [row for row in proof.tensors if row.different]
+    if wrong and all(row.kind == "island" and row.name in values for row in wrong):
+        why = "engines do not agree on what the float operators before it give: by {:.0f} codes on test data"
+        return IslandError(message, {values[row.name]: why.format(row.largest) for row in wrong})
+    return VerificationError(message)
 
 
 def _say_pruned(job: Job, content: ResultFile, plan: Plan) -> None:

@@ -15,6 +15,7 @@ Every message is one line, except where several operators cannot be imported: th
       CheckpointError    a checkpoint cannot be resumed from
       TrainingError      the training diverged
       VerificationError  two engines gave different integers
+        IslandError      they did so behind float operators alone
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "USER_ERRORS",
     "CheckpointError",
     "DataError",
+    "IslandError",
     "ModelError",
     "MpqError",
     "OptionError",
@@ -34,6 +36,8 @@ __all__ = [
     "VerificationError",
     "user_error",
 ]
+
+from collections.abc import Mapping
 
 from mpqtool.passes.errors import ModelError, PassError, PlanError, UnsupportedOpError
 from mpqtool.runtime.errors import RuntimeFault
@@ -61,6 +65,18 @@ class TrainingError(MpqError):
 
 class VerificationError(MpqError):
     """Two engines gave different integers, so no integer file was put in place."""
+
+
+class IslandError(VerificationError):
+    """Engines gave different codes behind float operators, and nowhere else.
+
+    Attributes:
+        islands: Why each of these values cannot be codes, by name.
+    """
+
+    def __init__(self, message: str, islands: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.islands = dict(islands)
 
 
 USER_ERRORS = (PassError, RuntimeFault, MpqError)

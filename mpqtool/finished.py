@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Finished", "freeze", "parameter_arrays", "settled", "short"]
+__all__ = ["Finished", "freeze", "leave_float", "parameter_arrays", "settled", "short"]
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from mpqtool.importer import import_graph
 from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes.plan import Plan
 from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
 
-from .quantizers.attach import plain_weights, read_plan, real_weights
+from .quantizers.attach import attach, plain_weights, read_plan, real_weights
 from .simulate import IntegerSimulation
 
 
@@ -59,6 +61,13 @@ def freeze(
     model = model.clone()
     write_parameters(model, parameter_arrays(network))
     return Finished(network, simulation, model, read_plan(network), history)
+
+
+def leave_float(finished: Finished, reasons: Mapping[str, str]) -> Finished:
+    """The same network with these values in float; weights stay what they are."""
+    network = attach(import_graph(finished.model), finished.plan.without(reasons))
+    fewer = freeze(network, IntegerSimulation(network), finished.model, finished.history)
+    return dataclasses.replace(fewer, points=finished.points, budgets=finished.budgets)
 
 
 def parameter_arrays(network: fx.GraphModule) -> dict[str, NDArray[np.float32]]:

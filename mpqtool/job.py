@@ -200,7 +200,7 @@ def prepare(path: str | pathlib.Path, options: QuantizeOptions, reporter: Report
     float_outputs = predict(model, data.test.inputs)
     check_import(network, data.test, float_outputs)
     goal = make_goal(options, own, data, float_outputs)
-    tuning, held_out = hold_out(data.train, options.seed)
+    tuning, held_out = hold_out(data.train, options.seed, trains=options.method != "ptq")
     if options.epochs is None:
         samples = min(options.epoch_samples or len(tuning), len(tuning))
         options = dataclasses.replace(options, epochs=epochs_for(samples, options.batch_size))

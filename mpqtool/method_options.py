@@ -63,7 +63,7 @@ METHODS_OF = {
 HARDWARE = ("bitops", "size", "latency")
 """What the hardware term of AdaQAT can stand for."""
 
-RANGES = ("mse", "percentile", "entropy", "minmax")
+RANGES = ("auto", "mse", "fisher", "percentile", "entropy", "minmax")
 """Rules of ``quantizers.ranges`` for activations."""
 
 ROUNDINGS = ("auto", "adaround", "nearest")

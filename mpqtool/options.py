@@ -123,9 +123,10 @@ class QuantizeOptions:
         all_layers: Treat the first and the last layer as the others; else they keep 8 bits.
         init: What scales and offsets start from. ``lsq+``: 3 sigma of the weights, least squared error of the
             activations; ``mse``: least squared error of both; ``lsq``: mean magnitude; ``minmax``: range.
-        ranges: Where activations are clipped after training. ``mse``: least squared error; ``percentile``:
-            99.99 % of the elements are inside; ``entropy``: least Kullback-Leibler divergence; ``minmax``:
-            nowhere.
+        ranges: Where activations are clipped after training. ``mse``: least squared error; ``fisher``: the
+            same, of what the outputs hang on; ``percentile``: 99.99 % of the elements are inside;
+            ``entropy``: least Kullback-Leibler divergence; ``minmax``: nowhere; ``auto``: ``mse``, and
+            ``fisher`` where that loses too much.
         rounding: ``adaround``: weights are rounded up or down for the least squared error of what each
             layer gives; ``nearest``: each to its nearest code; ``auto``: ``adaround`` below 8 bits, where
             rounding matters.
@@ -203,7 +204,7 @@ class QuantizeOptions:
     weight_grid: str = "full"
     all_layers: bool = False
     init: str = "lsq+"
-    ranges: str = "mse"
+    ranges: str = "auto"
     rounding: str = "auto"
     bias_correction: bool = True
     calibration_samples: int = 512

@@ -22,6 +22,8 @@ from .run_data_free import make_data
 from .samples import input_shapes, input_types
 
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.15, 5000
+_POST_TRAINING_SHARE = 1 / 3
+"""Where nothing is trained: a few samples are enough to calibrate on, too few tell what was lost."""
 
 
 def read_data(
@@ -115,8 +117,13 @@ def drawn(split: Split, count: int, seed: int) -> dict[str, NDArray[Any]]:
     return {name: array[rows] for name, array in split.inputs.items()}
 
 
-def hold_out(train: Split, seed: int) -> tuple[Split, Split]:
+def hold_out(train: Split, seed: int, *, trains: bool = True) -> tuple[Split, Split]:
     """Hold out some training samples to decide on: the test split only measures.
+
+    Args:
+        train: The training split.
+        seed: Of the choice.
+        trains: Whether the rest is trained on, or only calibrated on.
 
     Returns:
         What is left, and what is held out.
@@ -129,7 +136,8 @@ def hold_out(train: Split, seed: int) -> tuple[Split, Split]:
         raise DataError(
             f"The training split has {count} samples; at least 2 are needed, one of them to decide on."
         )
-    held_out = min(max(1, round(_HELD_OUT_SHARE * count)), _HELD_OUT_MOST)
+    share = _HELD_OUT_SHARE if trains else _POST_TRAINING_SHARE
+    held_out = min(max(1, round(share * count)), _HELD_OUT_MOST)
     order = np.random.default_rng(seed).permutation(count)
     return _rows(train, np.sort(order[held_out:])), _rows(train, np.sort(order[:held_out]))
 

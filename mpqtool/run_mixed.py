@@ -5,67 +5,115 @@ from __future__ import annotations
 __all__ = ["descend", "repair"]
 
 import collections
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
-from torch import Tensor, fx
+from torch import Tensor
 
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid, Plan
+from mpqtool.passes.planned_cost import layer_tensors
 
 from .errors import ModelError
 from .job import Job
 from .methods.descent import Point, first_that_holds, steps_down
+from .methods.gradients import few_samples
 from .methods.point_noise import measure_alone, point_noise
-from .methods.ptq import samples_that_fit
 from .quantizers.attach import attach, plain_activations
 from .quantizers.calibrate import observe
 from .trials import Trial, Trials
 
-_SCORED, _SCORED_AT_ONCE = 64, 8
-"""Samples that the noise of tensors is told from."""
-_KEPT = 16
-"""How many times as much a backward pass keeps as is alive at one time in a forward pass, about."""
 _SUSPECTS = 16
 """Tensors with the most noise, by the estimate, that are measured one at a time."""
+_COST_OF_FLOAT = 0.05
+"""What a tensor in float costs beside its layer, for the conversions: as a share of the integer network."""
+_PUT_BACK, _DEAR = 8, 0.02
+"""Layers, at most, that are tried in integers again; and the share of all cost that is worth a trial."""
 _NARROWEST, _WIDEST = 2, 8
 
 
 def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Trial:
-    """Leave tensors in float, those with the most noise first, until the floor holds.
+    """Leave tensors in float, those with the most noise first, until the floor holds; then fewer.
 
     Raises:
         ModelError: All would have to be left.
     """
     job = trials.job
     job.reporter.say(f"accuracy: {trials.said(trial)}; looking for what quantization hurts most")
-    suspects = _by_noise(job, trial, chunks)
-    found = {0: trial}
-
-    def reasons(count: int) -> dict[str, str]:
-        return {name: f"alone it makes {share:.2%} of the outputs noise" for name, share in suspects[:count]}
+    suspects = _by_noise(trials, trial, chunks)
+    answers, failed, held = dict[int, bool](), trial, None
 
     def holds(count: int) -> bool:
-        if count not in found:
-            found[count] = trials(trial.plan.without(reasons(count)))
-        return trials.holds(found[count])
+        nonlocal failed, held
+        if count not in answers:
+            left = {
+                name: f"alone it makes {share:.2%} of the outputs noise" for name, share in suspects[:count]
+            }
+            tried = trials(trial.plan.without(left))
+            answers[count] = trials.holds(tried)
+            if answers[count]:
+                held = tried  # numbers that hold come down
+            elif _is_integer(tried) and tried.held_out > failed.held_out:
+                failed = tried
+        return answers[count]
 
     count = 1
     while count < len(suspects) and not holds(count):
         count *= 2
-    count = first_that_holds(count // 2 + 1, min(count, len(suspects)), holds)
-    if not holds(count) or not _is_integer(found[count]):
-        best = max(filter(_is_integer, found.values()), key=lambda tried: tried.held_out)
+    holds(first_that_holds(count // 2 + 1, min(count, len(suspects)), holds))
+    if held is None or not _is_integer(held):
         raise ModelError(
-            f"Cannot quantize {str(job.path)!r} and hold the floor: {trials.said(best)}, with "
-            f"{len(best.finished.plan.left_float)} tensors left in float. Give more bits or calibration "
+            f"Cannot quantize {str(job.path)!r} and hold the floor: {trials.said(failed)}, with "
+            f"{len(failed.finished.plan.left_float)} tensors left in float. Give more bits or calibration "
             "samples, other --ranges, more with --max-drop or --min-sqnr; or use a method that trains."
         )
-    shown = ", ".join(name for name, _ in suspects[:count][:3]) + (", ..." if count > 3 else "")
+    too_few = {frozenset(name for name, _ in suspects[:n]) for n, enough in answers.items() if not enough}
+    held = _put_back(trials, trial.plan, held, {frozenset(), *too_few})
+    left = [name for name, _ in suspects if name in held.plan.left_float]
+    shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
     job.reporter.warn(
-        f"{count} tensors stay float, {shown}: with all of them quantized it is {trials.said(trial)}"
+        f"{len(left)} tensors stay float, {shown}: with all of them quantized it is {trials.said(trial)}"
     )
-    return found[count]
+    return held
+
+
+def _put_back(trials: Trials, plan: Plan, held: Trial, too_few: Collection[frozenset[str]]) -> Trial:
+    """Quantize layers again that are dear in float, the dearest first, where the floor holds without them.
+
+    Noise of one tensor alone does not tell which ones make up for each other: a layer may have gone that had
+    no need to.
+
+    Args:
+        trials: Tries plans.
+        plan: With all tensors quantized.
+        held: What holds the floor.
+        too_few: Tensors that were not enough to leave.
+    """
+    layers = {frozenset(tensors) for tensors in layer_tensors(trials.job.folded, plan)}
+    for _ in range(_PUT_BACK):
+        left, (unit, before) = held.plan.left_float, _unit_and_cost(trials, held.plan)
+        less = {
+            layer: plan.without({name: why for name, why in left.items() if name not in layer})
+            for layer in layers
+            if not layer.isdisjoint(left) and left.keys() - layer not in too_few
+        }
+        saved = {layer: before - trials.costs(fewer)[unit] for layer, fewer in less.items()}
+        dearest = max(sorted(saved, key=sorted), key=lambda layer: saved[layer], default=None)
+        if dearest is None or saved[dearest] < _DEAR * before:
+            break
+        layers.remove(dearest)
+        tried = trials(less[dearest])
+        if trials.holds(tried):
+            held = tried
+    return held
+
+
+def _unit_and_cost(trials: Trials, plan: Plan) -> tuple[str, float]:
+    """What a plan costs, in BitOPs if they are known, else in bytes."""
+    costs = trials.costs(plan)
+    unit = "size" if math.isinf(costs["bitops"]) else "bitops"
+    return unit, costs[unit]
 
 
 def _is_integer(trial: Trial) -> bool:
@@ -73,24 +121,20 @@ def _is_integer(trial: Trial) -> bool:
     return bool(trial.finished.plan.weights and trial.finished.plan.activations)
 
 
-def _by_noise(job: Job, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[tuple[str, float]]:
-    """Every quantized tensor and the noise that it makes alone, the worst first."""
+def _by_noise(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[tuple[str, float]]:
+    """Every quantized tensor and the noise that it makes alone, the most for what float costs first."""
+    job = trials.job
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
-    small = _scored(network, chunks)
+    small = few_samples(network, chunks)
     widths = {entry.name: max(entry.bits) for entry in trial.plan.weights}
     widths |= {entry.name: entry.bits for entry in trial.plan.activations}
     estimated = _noise(job, trial, small, sorted(set(widths.values())))
     shares = {name: row[widths[name]] for name, row in estimated.items()}
     suspects = sorted(shares, key=lambda name: -shares[name])[:_SUSPECTS]
     shares |= measure_alone(network, small, suspects)
-    return sorted(shares.items(), key=lambda item: -item[1])
-
-
-def _scored(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    """A few samples, in parts that a backward pass has the memory for."""
-    at_once = min(_SCORED_AT_ONCE, max(1, samples_that_fit(network, chunks[0]) // _KEPT))
-    parts = [part for chunk in chunks for part in zip(*(x.split(at_once) for x in chunk), strict=True)]
-    return parts[: max(1, _SCORED // len(parts[0][0]))]
+    unit, before = _unit_and_cost(trials, trial.plan)
+    costs = {name: trials.costs(trial.plan.without({name: ""}))[unit] / before - 1 for name in shares}
+    return sorted(shares.items(), key=lambda item: -item[1] / (costs[item[0]] + _COST_OF_FLOAT))
 
 
 def _noise(
@@ -108,24 +152,34 @@ def descend(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> T
     With limits, until they are met; without, as long as the floor holds.
     """
     widths = list(range(_NARROWEST, _WIDEST + 1))
-    small = _scored(attach(import_graph(trials.job.folded), trial.plan), chunks)
+    small = few_samples(attach(import_graph(trials.job.folded), trial.plan), chunks)
     noise = _noise(trials.job, trial, small, widths)
     order = _asked_for(trials, trial.plan, steps_down(_movable(trials, trial.plan, noise)))
-    found = {0: trial}
+    answers, held = {0: trials.holds(trial)}, trial
+
+    def tried(count: int) -> Trial:
+        found = trials(_with_fewer(trial.plan, order[:count]))
+        trials.job.reporter.say(
+            f"W{found.costs['weights']:.2f} A{found.costs['activations']:.2f}  {trials.said(found)}"
+        )
+        answers[count] = trials.holds(found)
+        return found
 
     def fails(count: int) -> bool:
-        if count not in found:
-            tried = found[count] = trials(_with_fewer(trial.plan, order[:count]))
-            trials.job.reporter.say(
-                f"W{tried.costs['weights']:.2f} A{tried.costs['activations']:.2f}  {trials.said(tried)}"
-            )
-        return not trials.holds(found[count])
+        nonlocal held
+        if count not in answers:
+            found = tried(count)
+            if answers[count]:
+                held = found  # numbers that hold go up
+        return not answers[count]
 
-    if trials.limits and (not fails(len(order)) or not trials.holds(trial)):
-        return found[len(order)]
-    last = len(order) if trials.limits else len(order) + 1
-    failing = first_that_holds(1, last, fails)
-    return found[len(order)] if trials.limits else found[failing - 1]
+    if not trials.limits:
+        first_that_holds(1, len(order) + 1, fails)
+        return held
+    wanted = tried(len(order)) if order else trial
+    if not answers[len(order)] and answers[0]:
+        first_that_holds(1, len(order), fails)  # how far it is: for the points
+    return wanted
 
 
 def _movable(trials: Trials, plan: Plan, noise: Mapping[str, Mapping[int, float]]) -> list[Point]:

@@ -27,6 +27,8 @@ from .prices import make_plan_prices, uncheckable
 
 _MEASURED = 1024
 """Held-out samples, at most, that a plan is measured on."""
+_ERRORS = 2
+"""Standard errors by which a plan is to be over a floor in dB: one of forty is below it on other samples."""
 
 Make = Callable[[Plan], Finished]
 
@@ -104,7 +106,7 @@ class Trials:
         return self._is_enough(point["held_out"], point["held_out_error"])
 
     def _is_enough(self, held_out: float, error: float) -> bool:
-        return bool(held_out - error >= self.floor)
+        return bool(held_out - _ERRORS * error >= self.floor)
 
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What a plan costs, which nothing needs to be fitted for."""
@@ -156,7 +158,7 @@ class Trials:
         """The metric of a plan beside what it must be, for a person."""
         metric = self.job.metric
         unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
-        spread = f" +- {trial.error:.2f}" if trial.error else ""
+        spread = f" +- {_ERRORS * trial.error:.2f}" if trial.error else ""
         asked = "" if math.isinf(self.floor) else f", at least {self.floor:.2f} asked"
         return f"{trial.held_out:.2f}{spread} {unit} on held-out data{asked}"
 

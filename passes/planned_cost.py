@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["layers_at"]
+__all__ = ["layer_tensors", "layers_at"]
 
 import dataclasses
 from collections.abc import Callable
@@ -36,16 +36,26 @@ def layers_at(model: ir.Model, names: Plan) -> Callable[[Plan], list[cost.Layer]
                     row,
                     input=source or row.input,
                     inputs=sizes[source] if source else row.inputs,
-                    # A layer computes in codes if both of what it multiplies are codes, else in float.
-                    weight_bits=weights.get(row.name, row.weight_bits)
-                    if source in values
-                    else row.weight_bits,
+                    weight_bits=weights.get(row.name, row.weight_bits),
                     activation_bits=values.get(source, row.activation_bits),
                 )
             )
         return found
 
     return at
+
+
+def layer_tensors(model: ir.Model, names: Plan) -> list[tuple[str, ...]]:
+    """For each layer, what must be codes for it to compute in codes: its weight, and what that multiplies.
+
+    Args:
+        model: Normal form, BatchNormalization folded.
+        names: Names the tensors that are quantized where they can be.
+    """
+    owner = owners(model, names)
+    weights = {entry.name for entry in names.weights}
+    pairs = [(row.name, owner.get(row.input, "")) for row in cost.layers(model)]
+    return [(weight, value) for weight, value in pairs if weight in weights and value]
 
 
 def _sizes(model: ir.Model) -> dict[str, int | None]:

@@ -189,10 +189,12 @@ def _float_row(node: ir.Node) -> cost.Layer | None:
     if shape is None:
         return None
     row, cast = cost.layer(node, shape), _unfolded(node.inputs[1])
-    if cast is None:
-        return row
-    widths = metadata.from_digits(cast.metadata_props[metadata.WEIGHT_BITS])
-    return dataclasses.replace(row, weight_bits=widths)
+    if cast is not None:
+        noted: str | None = cast.metadata_props[metadata.WEIGHT_BITS]
+    else:  # codes in front of a layer that stays float
+        maker = node.inputs[1].producer() if node.inputs[1] is not None else None
+        noted = maker.metadata_props.get(metadata.BITS) if maker is not None else None
+    return row if noted is None else dataclasses.replace(row, weight_bits=metadata.from_digits(noted))
 
 
 def _unfolded(weight: ir.Value | None) -> ir.Node | None:

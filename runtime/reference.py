@@ -81,7 +81,7 @@ class Reference:
         self,
         feeds: Mapping[str, Array],
         given: Mapping[str, Array] | None = None,
-        on_node: Callable[[ir.Node, Sequence[Array]], object] | None = None,
+        on_node: Callable[[ir.Node, Sequence[Array]], Sequence[Array] | None] | None = None,
     ) -> dict[str, Array]:
         """Compute every code and every graph output.
 
@@ -89,7 +89,7 @@ class Reference:
             feeds: The graph inputs by name.
             given: Codes to go on with at islands in place of the own ones, by name: a float operator
                 may differ by a unit in the last place between engines, and so by one code.
-            on_node: Called with each node and what it gave.
+            on_node: Called with each node and what it gave; what it returns, if anything, takes its place.
 
         Returns:
             The codes (own ones at islands too), exact float values and graph outputs, by name.
@@ -102,7 +102,7 @@ class Reference:
         self,
         feeds: Mapping[str, Array],
         given: Mapping[str, Array],
-        on_node: Callable[[ir.Node, Sequence[Array]], object] | None,
+        on_node: Callable[[ir.Node, Sequence[Array]], Sequence[Array] | None] | None,
     ) -> dict[str, Array]:
         values: dict[str, Any] = {**self._constants, **feeds}
         wanted = {*self.codes, *self.exact_outputs, *(str(v.name) for v in self._graph.outputs)}
@@ -111,7 +111,7 @@ class Reference:
             inputs = [None if value is None else values[str(value.name)] for value in node.inputs]
             made = self._compute(node, inputs, {name: values[name] for name in _captured(node)})
             if on_node is not None:
-                on_node(node, made)
+                made = on_node(node, made) or made
             for value, result in zip(node.outputs, made, strict=False):
                 name = str(value.name)
                 if name in wanted:

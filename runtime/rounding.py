@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Rounding"]
+__all__ = ["Rounding", "shaken"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,15 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 _BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh", "Erf", "Softmax")
 """Functions that are computed from numbers up to 1, however large their input."""
+
+_EXACT = (
+    "Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape",
+    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""They round nothing."""
+_SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ReduceMean", "ReduceSum", "ReduceSumSquare")
+_LONG = 16
+"""What sums are off by, in steps: the root of some hundred terms, in whatever order they are added."""
 
 
 class Rounding:
@@ -53,6 +62,31 @@ class Rounding:
     def of(self, name: str) -> float:
         """How far a value may be off, in its own units; 0 where nothing rounds."""
         return self._relative.get(name, 0.0) * self._largest.get(name, 0.0)
+
+
+def shaken(seed: int) -> Callable[[ir.Node, Sequence[Array]], Sequence[Array]]:
+    """For a run of the reference that rounds otherwise: float results are off by what they may be.
+
+    How far results of such runs are apart tells what float32 settles of them, element by element, also where
+    a difference of large numbers is divided by: a variance as ``E[x**2] - E[x]**2``, for one.
+
+    Source: Parker, Pierce and Eggert, Monte Carlo arithmetic: how to gamble with floating point and win,
+    2000.
+    """
+    random = np.random.default_rng(seed)
+
+    def shake(node: ir.Node, results: Sequence[Array]) -> Sequence[Array]:
+        if node.op_type in _EXACT:
+            return results
+        step = _STEP * (_LONG if node.op_type in _SUMS else 1)
+        return tuple(
+            x * random.choice(np.array([1 - step, 1 + step], np.float32), x.shape)
+            if isinstance(x, np.ndarray) and x.dtype == np.float32
+            else x
+            for x in results
+        )
+
+    return shake
 
 
 def _largest(x: Array) -> float:

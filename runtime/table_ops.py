@@ -40,6 +40,12 @@ def _reduce(function: Callable[..., Array]) -> NodeRun:
     return run
 
 
+def _global_max_pool(node: ir.Node, inputs: list[Any]) -> Array:
+    """Over all axes behind the channels; that of ``onnx.reference`` is right for two of them only."""
+    largest: Array = inputs[0].max(axis=tuple(range(2, inputs[0].ndim)), keepdims=True)
+    return largest
+
+
 def _sum(x: Array, **options: Any) -> Array:
     total: Array = np.sum(x, dtype=x.dtype, **options)
     return total
@@ -61,6 +67,7 @@ def _function(op_type: str) -> NodeRun:
 
 OPERATORS: dict[tuple[str, str], NodeRun] = {
     ("", "GatherElements"): _gather_elements,
+    ("", "GlobalMaxPool"): _global_max_pool,
     ("", "ReduceMax"): _reduce(np.max),
     ("", "ReduceSum"): _reduce(_sum),
     ("", "Shape"): _shape,

@@ -150,7 +150,7 @@ def test_parse_bits_refuses(text: str, message: str) -> None:
         ({"method": "lsq", "patience": 16, "epochs": 20}, "less than the 16 epochs"),
         (
             {"method": "ptq", "ranges": "max"},
-            "ranges must be one of mse, percentile, entropy, minmax, got 'max'",
+            "ranges must be one of auto, mse, fisher, percentile, entropy, minmax, got 'max'",
         ),
         ({"method": "ptq", "rounding": "up"}, "rounding must be one of auto, adaround, nearest, got 'up'"),
         ({"method": "ptq", "calibration_samples": 0}, "calibration_samples must be at least 1, got 0"),
@@ -199,7 +199,7 @@ def test_readme_has_every_option_of_a_method_with_its_default() -> None:
 def test_choices_are_those_of_the_parts_that_take_them() -> None:
     assert (CHOICES["sensitivity"], CHOICES["rank"], CHOICES["first"]) == (SENSITIVITIES, RANKS, PHASES)
     assert CHOICES["init"] == INITS
-    assert CHOICES["ranges"] == tuple(RANGES) == get_args(Ranges)
+    assert CHOICES["ranges"] == ("auto", *RANGES) == ("auto", *get_args(Ranges))
     assert CHOICES["rounding"] == get_args(Rounding)
     assert {Grid(grid) for grid in CHOICES["weight_grid"]} == {Grid.FULL, Grid.ODD}
 

@@ -179,8 +179,9 @@ def _panel(title: str, *options: str) -> Callable[[_Command], _Command]:
 )
 @_option(
     "ranges",
-    help="Where activations are clipped. mse: least squared error. percentile: 99.99 % inside. entropy: "
-    "least Kullback-Leibler divergence. minmax: nowhere.",
+    help="Where activations are clipped. mse: least squared error. fisher: the same, of what outputs hang "
+    "on. percentile: 99.99 % inside. entropy: least Kullback-Leibler divergence. minmax: nowhere. auto: mse, "
+    "and fisher where that loses too much.",
 )
 @click.option(
     "--bias-correction/--no-bias-correction",

@@ -65,6 +65,7 @@ def _show(found: dict[str, Any]) -> None:
         ("codes behind float operators", number(islands)),
         ("of these, different by one", f"{number(off)} ({off / islands:.4%})" if islands else "-"),
         ("real values compared", number(found["real_compared"])),
+        ("... as far off as rounding takes them", number(found["real_unsettled"])),
         ("QDQ largest difference", number(found["qdq_max_lsb"], " codes")),
         ("QDQ codes that differ", "-" if found["qdq_rate"] is None else f"{found['qdq_rate']:.4%}"),
     ]

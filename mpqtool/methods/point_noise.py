@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Noise", "measure_alone", "point_noise"]
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -17,20 +16,10 @@ from mpqtool.quantizers.attach import plain_activations, plain_weights
 from mpqtool.quantizers.observer import Observer
 from mpqtool.quantizers.ranges import mse
 
+from .gradients import output_gradients
+
 Noise = Mapping[str, Mapping[int, float]]
 """By name of a weight or value, and by width: share of noise in the power of the outputs."""
-
-_DRAWS = 2
-"""Random signs of the outputs for each batch."""
-
-
-@dataclasses.dataclass
-class _Seen:
-    """A tensor on its way, what a width makes wrong, and how many samples its first axis tells apart."""
-
-    real: Tensor
-    error: Callable[[int], Tensor]
-    rows: int = 1
 
 
 def point_noise(
@@ -48,17 +37,15 @@ def point_noise(
 
     ``D_j(b) = E |J_j (Q_b(x_j) - x_j)|**2 / E |y|**2``
 
-    with the Jacobian ``J_j`` of the float network's outputs ``y`` by tensor j. One backward pass with random
-    signs ``r`` of the outputs gives ``r J_j`` for all j, and ``E_r (r J_j d)**2 = |J_j d|**2``, as signs
-    are independent: so no pass is needed for a width. It is the quadratic form of the Gauss-Newton, or
-    Fisher, approximation, which has no first order: outputs as they are have the least divergence from
-    themselves.
+    with the Jacobian ``J_j`` of the float network's outputs ``y`` by tensor j; see ``output_gradients``. One
+    backward pass gives ``r J_j`` for all j, so that no pass is needed for a width.
 
-    Source: Hutchinson's estimator; the Fisher information of Kim et al., Fisher information guided
-    quantization, and of BRECQ (Li et al., ICLR 2021, equation 10).
+    Source: the Fisher information of Kim et al., Fisher information guided quantization, and of BRECQ (Li et
+    al., ICLR 2021, equation 10).
 
     Args:
-        network: With attached quantizers, which do not quantize here. It is left as it was.
+        network: With attached quantizers, which do not quantize here; at the widths that they have, their
+            numbers count. It is left as it was.
         chunks: Inputs, positional in graph order; more, smaller ones make better estimates.
         observers: Of each value, by name, which ranges at other widths are fitted to.
         widths: In bits.
@@ -69,29 +56,22 @@ def point_noise(
         By name and width; infinite where a value is.
     """
     parameters = dict(network.named_parameters())
-    weights, values = plain_weights(network), plain_activations(network)
-    errors = {q.name: _weight_errors(q, parameters[q.name], widths) for q in weights}
-    ranges = {
-        q.name: {b: mse(observers[q.name], b, nonnegative=q.nonnegative) for b in widths} for q in values
-    }
-    totals = {name: dict.fromkeys(widths, 0.0) for name in (*errors, *ranges)}
-    generator, batches = torch.Generator().manual_seed(seed), 0
-    for chunk in chunks:
-        tape = _Tape(network, errors, ranges, len(chunk[0]))
-        outputs = tape.run(*chunk)
-        tensors = [seen.real for seen in tape.seen.values()]
-        real = sum(y.is_floating_point() for y in outputs)  # one that hangs on nothing here has no noise
-        for _ in range(_DRAWS):
-            loss = sum(_signed(y, generator) for y in outputs if y.requires_grad) / real**0.5
-            gradients = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
-            for (name, seen), gradient in zip(tape.seen.items(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                for bits in widths:
-                    totals[name][bits] += _squared(gradient * seen.error(bits), seen.rows)
-        batches += 1
-        on_samples(len(chunk[0]))
-    count = max(1, batches * _DRAWS)
+    errors: dict[str, Callable[[Tensor, int], Tensor]] = {}
+    for quantizer in plain_weights(network):
+        of_weight = _weight_errors(quantizer, parameters[quantizer.name], widths)
+        errors[quantizer.name] = functools.partial(lambda made, x, bits: made[bits], of_weight)
+    for value in plain_activations(network):
+        ranges = {bits: _range(value, observers[value.name], bits) for bits in widths}
+        errors[value.name] = functools.partial(_value_error, ranges)
+    totals = {name: dict.fromkeys(widths, 0.0) for name in errors}
+    draws = 0
+    for draw in output_gradients(network, chunks, on_samples=on_samples, seed=seed):
+        for name, reached in draw.items():
+            for bits in widths:
+                error = errors[name](reached.real, bits)
+                totals[name][bits] += _squared(reached.gradient * error, reached.rows)
+        draws += 1
+    count = max(1, draws)
     return {name: {b: _finite(t / count) for b, t in row.items()} for name, row in totals.items()}
 
 
@@ -135,14 +115,6 @@ def _finite(share: float) -> float:
     return share if share == share else float("inf")  # NaN is not equal to itself
 
 
-def _signed(y: Tensor, generator: torch.Generator) -> Tensor:
-    """The sum of an output with random signs, in units of its norm."""
-    signs = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
-    norm = y.detach().double().norm().clamp(min=1e-30).to(y)
-    total: Tensor = (y / norm * signs).sum()
-    return total
-
-
 def _weight_errors(quantizer: WeightQuantizer, weight: Tensor, widths: Sequence[int]) -> dict[int, Tensor]:
     """What each width makes wrong, ``(kernels, ...)`` each."""
     real = weight.detach()
@@ -159,36 +131,14 @@ def _weight_errors(quantizer: WeightQuantizer, weight: Tensor, widths: Sequence[
     return found
 
 
-class _Tape(fx.Interpreter):
-    """Runs the float network, and notes what quantizers would get, and make of it."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        errors: Mapping[str, dict[int, Tensor]],
-        ranges: Mapping[str, Mapping[int, tuple[float, int]]],
-        samples: int,
-    ) -> None:
-        super().__init__(module)
-        self.errors, self.ranges, self.samples = errors, ranges, samples
-        self.seen: dict[str, _Seen] = {}
-
-    def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
-        module, x = self.fetch_attr(target), args[0]
-        if isinstance(module, WeightQuantizer):
-            real = x.detach().requires_grad_()
-            self.seen[module.name] = _Seen(real, self.errors[module.name].__getitem__)
-            return real
-        if isinstance(module, ActivationQuantizer):
-            real = x if x.requires_grad else x.detach().requires_grad_()
-            error = functools.partial(_value_error, real.detach(), self.ranges[module.name])
-            rows = self.samples if real.ndim and len(real) == self.samples else 1
-            self.seen[module.name] = _Seen(real, error, rows)
-            return real
-        return super().call_module(target, args, kwargs)
+def _range(quantizer: ActivationQuantizer, seen: Observer, bits: int) -> tuple[float, int]:
+    """Scale and zero point at a width."""
+    if quantizer.is_set and bits == int(quantizer.bits):
+        return float(quantizer.scale.detach()), int(quantizer.zero_point)
+    return mse(seen, bits, nonnegative=quantizer.nonnegative)
 
 
-def _value_error(x: Tensor, ranges: Mapping[int, tuple[float, int]], bits: int) -> Tensor:
+def _value_error(ranges: Mapping[int, tuple[float, int]], x: Tensor, bits: int) -> Tensor:
     scale, zero = ranges[bits]
     return torch.round(x / scale).clamp_(-zero, 2**bits - 1 - zero).mul_(scale).sub_(x)
 

@@ -62,6 +62,7 @@ class _Verdict:
     first_different: str | None = None
     engines: tuple[str, ...] = ("ort:all", "simulation")
     real_compared: int = 567
+    real_unsettled: int = 8
     island_compared: int = 200
     island_different: int = 1
     local_max_lsb: int | None = 1

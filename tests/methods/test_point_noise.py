@@ -9,7 +9,7 @@ from graphs import normal, residual_cnn
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
-from mpqtool.methods import point_noise as module
+from mpqtool.methods import gradients as module
 from mpqtool.methods.point_noise import measure_alone, point_noise
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid

@@ -25,6 +25,8 @@ AXES = {"axes": np.array([1, -1])}
     [
         ("GatherElements <axis = 1> (x, i)", X, {"i": INDEX}),
         ("GatherElements (x, i)", X.reshape(-1), {"i": np.arange(5, dtype=np.int32)}),
+        ("GlobalMaxPool (x)", REAL, {}),
+        ("GlobalMaxPool (x)", REAL[..., None, None], {}),
         ("ReduceMax (x, axes)", X, AXES),
         ("ReduceMax <keepdims = 0> (x, axes)", X, AXES),
         ("ReduceMax (x)", X, {}),
@@ -42,7 +44,7 @@ AXES = {"axes": np.array([1, -1])}
 def test_is_what_onnx_runtime_computes(call: str, x: np.ndarray, others: dict[str, np.ndarray]) -> None:
     types = {"uint8": "uint8", "float32": "float", "float64": "double", "int32": "int32"}
     result = "int64" if call.startswith("Shape") else types[x.dtype.name]
-    shape = ", ".join("ABC"[: x.ndim])
+    shape = ", ".join("ABCDE"[: x.ndim])
     model = parse(f"net ({types[x.dtype.name]}[{shape}] x) => ({result}[M] y) {{ y = {call} }}", others)
     model.graph.outputs[0].shape = None
     (node,) = model.graph
