@@ -66,8 +66,7 @@ def emit(job: Job, finished: Finished) -> Result:
                 return _emit(job, finished)
             except IslandError as fault:
                 job.reporter.warn(
-                    f"{len(fault.islands)} tensors stay float, {next(iter(fault.islands))}: "
-                    f"{next(iter(fault.islands.values()))}"
+                    f"{', '.join(fault.islands)} too must stay float: {next(iter(fault.islands.values()))}"
                 )
                 finished = leave_float(finished, fault.islands)
     path = job.out / rundir.RESULT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
@@ -18,7 +19,9 @@ from onnx_text import parse
 import mpqtool
 from mpqtool.emit import emit
 from mpqtool.errors import ModelError, VerificationError
+from mpqtool.passes.plan import Plan
 from mpqtool.reporter import Reporter
+from mpqtool.runtime.verify import VerifyResult, verify
 
 
 @pytest.mark.parametrize("sizes", ["8,8", "h,w"], ids=["fixed", "open"])
@@ -90,3 +93,39 @@ def test_a_process_beside_the_main_one_takes_no_result_of_an_earlier_run(
     os.utime(tmp_path / "result.json", (time.time() - 200,) * 2)
     with pytest.raises(VerificationError, match="The main process wrote no"):
         emit(job, finished)
+
+
+def test_what_engines_do_not_agree_on_stays_float(
+    tmp_path: pathlib.Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "net (float[n,3] x) => (float[n,2] y) { h = MatMul(x, w) s = Sin(h) y = MatMul(s, v) }"
+    ir.save(parse(text, {"w": rng.normal(size=(3, 4)), "v": rng.normal(size=(4, 2))}), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.npz", x=rng.normal(size=(60, 3)).astype(np.float32))
+    proofs = []
+
+    def once_apart(*arguments: Any, **options: Any) -> VerifyResult:
+        """As if, the first time, engines had codes of the sine that are 3 apart."""
+        proof = verify(*arguments, **options)
+        proofs.append(proof)
+        if len(proofs) > 1:
+            return proof
+        rows = [
+            dataclasses.replace(row, different=7, largest=3) if row.kind == "island" else row
+            for row in proof.tensors
+        ]
+        return dataclasses.replace(proof, passed=False, codes_different=7, tensors=tuple(rows))
+
+    monkeypatch.setattr("mpqtool.emit.verify", once_apart)
+    stream = io.StringIO()
+    result = mpqtool.quantize(
+        tmp_path / "m.onnx", method="ptq", min_sqnr=5, metric="sqnr_db", out=tmp_path / "out",
+        reporter=Reporter(stream=stream),
+    ).result  # fmt: skip
+    assert [row.kind for row in proofs[0].tensors].count("island") == 1
+    assert [row.kind for row in proofs[1].tensors].count("island") == 0
+    assert result["verify"]["passed"]
+    left = Plan.load(tmp_path / "out" / "plan.json").left_float
+    assert list(left) == ["s"]
+    assert "by 3 codes on test data" in left["s"]
+    assert "warning: s too must stay float: engines do not agree" in stream.getvalue()
+    assert (tmp_path / "out" / "model.int.onnx").exists()

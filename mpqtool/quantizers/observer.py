@@ -104,7 +104,7 @@ class Reservoir:
 
     def _draw(self, last: int) -> None:
         """Draw the next places, behind the last one, whose keys are below the bound."""
-        count = max(self.most // 4, 1)  # all of them wait in memory
+        count = max(self.most, 1)  # all of them wait in memory
         self._places = last + np.cumsum(self._random.geometric(self._bound, count))
         self._next_keys = self._random.random(count) * self._bound
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_text import parse
 
 from mpqtool.runtime import rounding
-from mpqtool.runtime.rounding import Rounding
+from mpqtool.runtime.reference import Reference
+from mpqtool.runtime.rounding import Rounding, shaken
 
 _STEP = rounding._STEP
 
@@ -60,3 +62,25 @@ def test_codes_are_exact_and_infinities_are_no_size() -> None:
 
     assert followed.of("c") == 0
     assert followed.of("y") == pytest.approx(3 * _STEP)
+
+
+def test_runs_that_round_at_random_are_apart_where_float32_settles_little() -> None:
+    text = """net (float[N, 64] x) => (float[N, 1] v, float[N, 64] y) {
+        m = ReduceMean <keepdims = 1> (x, a)
+        p = Mul (x, x)
+        e = ReduceMean <keepdims = 1> (p, a)
+        n = Mul (m, m)
+        v = Sub (e, n)
+        y = Mul (x, two)
+    }"""
+    reference = Reference(parse(text, {"a": np.array([1]), "two": np.float32(2)}))
+    x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    x[1] += 1000  # the variance is a millionth of what it is the difference of
+    expected = reference.run({"x": x})
+    runs = [reference.run({"x": x}, {}, shaken(seed)) for seed in range(3)]
+
+    gaps = {name: np.maximum.reduce([np.abs(run[name] - expected[name]) for run in runs]) for name in "vy"}
+
+    assert gaps["v"][0] < 1e-4
+    assert gaps["v"][1] > 0.1
+    np.testing.assert_allclose(gaps["y"], _STEP * np.abs(expected["y"]), rtol=0.5)
