@@ -8,7 +8,8 @@ DIR holds the four IDX files of Fashion-MNIST, and the network is what ``example
 trains on them. PATH is the Python of an environment with ``nncf onnx onnxruntime``, or ``aimet-onnx``. All
 get the same training images, without labels, in an ``.npz`` file. What is timed is whole processes, in turn,
 imports and all; mpqtool's also proves, measures and reports. AIMET takes minutes: one round. Accuracy is
-top-1 of plain ONNX Runtime on the 10,000 test images. Below 8 bits mpqtool rounds as AdaRound does by default.
+top-1 of plain ONNX Runtime on the 10,000 test images. Below 8 bits mpqtool solves AdaRound's problem by
+default.
 """
 
 from __future__ import annotations
