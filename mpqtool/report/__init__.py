@@ -49,11 +49,14 @@ def build(run_dir: str | os.PathLike[str]) -> pathlib.Path:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"{str(source)!r} is not a result of mpqtool: {where}: {first['msg']}") from error
     page = folder / REPORT
-    write_text(page, _render(result, _plan(folder / PLAN), log.read(folder / LOG)))
+    activations, left_float = _plan(folder / PLAN)
+    write_text(page, _render(result, activations, left_float, log.read(folder / LOG)))
     return page
 
 
-def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Log) -> str:
+def _render(
+    result: ResultFile, activations: list[ActivationQuant], left_float: dict[str, str], told: log.Log
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -87,6 +90,7 @@ def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Lo
         layers=[(layer, charts.segments(layer), charts.mean_bits(layer)) for layer in result.bits.layers],
         ranges=[part for part in (shown[:_OPEN_RANGES], shown[_OPEN_RANGES:]) if part],
         has_offsets=any(found.entry.offset for found in shown),
+        left_float=left_float,
         warnings=told.warnings,
         widths=widths.chart(told),
         endings=widths.endings(told),
@@ -94,10 +98,11 @@ def _render(result: ResultFile, activations: list[ActivationQuant], told: log.Lo
     )
 
 
-def _plan(path: pathlib.Path) -> list[ActivationQuant]:
-    """Read the activations of the plan; none if there is no plan, or another version's."""
+def _plan(path: pathlib.Path) -> tuple[list[ActivationQuant], dict[str, str]]:
+    """Read the activations of the plan, and what it leaves in float; nothing of a plan of another version."""
     try:
-        entries = json.loads(path.read_text())["activations"]
-        return [ActivationQuant.model_validate(entry, extra="ignore") for entry in entries]
+        plan = json.loads(path.read_text())
+        entries = [ActivationQuant.model_validate(entry, extra="ignore") for entry in plan["activations"]]
+        return entries, dict(plan.get("left_float", {}))
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return [], {}

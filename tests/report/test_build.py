@@ -130,6 +130,21 @@ def test_warnings_and_plan_are_shown(tmp_path: pathlib.Path) -> None:
     assert "Offset" not in text
 
 
+def test_tensors_that_stay_float_are_told_with_the_reason(tmp_path: pathlib.Path) -> None:
+    plan = {"activations": [], "left_float": {"variance": "alone it makes 12.00% of the outputs noise"}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert "leaves in float Tensor Why variance alone it makes 12.00% of the outputs noise" in _text(
+        _page(tmp_path, FULL)
+    )
+
+
+def test_a_signal_to_noise_ratio_is_not_held_against_that_of_float(tmp_path: pathlib.Path) -> None:
+    metric = {"name": "sqnr_db", "float": 200.0, "fake_quant": 31.5, "qdq": 31.4, "integer": 31.25}
+    text = _text(_page(tmp_path, FULL | {"metric": metric}))
+    assert "31.25 dB power of the float outputs against" in text
+    assert "against float (200" not in text
+
+
 def test_ranges_show_what_was_learned_and_fold_the_rest(tmp_path: pathlib.Path) -> None:
     learned = {"name": "swish", "bits": 2, "scale": 0.5, "zero_point": 1, "offset": 0.25}
     _write_plan(tmp_path, [learned | {"name": f"swish{i}"} for i in range(200)])
