@@ -103,6 +103,11 @@ def _emit(job: Job, finished: Finished) -> Result:
             f"the integer file has {content.bytes.integer} bytes, more than the {job.float_bytes} of the "
             "float file: what it holds beside quantized weights outweighs what they save"
         )
+    if proof.real_unsettled:
+        job.reporter.warn(
+            f"{proof.real_unsettled:,} outputs are further apart between engines than float32 usually is, as "
+            "float operators of this network make that of its rounding"
+        )
     _say_pruned(job, content, finished.plan)
     _say_saturated(job, content)
     report.build(out)
@@ -118,7 +123,7 @@ def _fault(plan: Plan, proof: VerifyResult, qdq: pathlib.Path) -> VerificationEr
         f"mpqtool: please report it with {str(qdq)!r}."
     )
     values = {f"{entry.name}{SUFFIX}": entry.name for entry in plan.activations}
-    wrong = [row for row in proof.tensors if row.different]
+    wrong = [row for row in proof.tensors if row.different or row.is_off_too_often]
     if wrong and all(row.kind == "island" and row.name in values for row in wrong):
         why = "engines do not agree on what the float operators before it give: by {:.0f} codes on test data"
         return IslandError(message, {values[row.name]: why.format(row.largest) for row in wrong})
@@ -217,6 +222,7 @@ def _result(job: Job, finished: Finished, proof: VerifyResult) -> ResultFile:
             codes_different=proof.codes_different, qdq_max_lsb=proof.qdq_max_lsb, qdq_rate=proof.qdq_rate,
             top1_agreement=proof.top1_agreement, local_max_lsb=proof.local_max_lsb,
             local_rate=proof.local_rate, local_left_out=proof.local_left_out,
+            real_unsettled=proof.real_unsettled,
         ),
         nodes=Nodes(**facts["nodes"]),
         history=[named(row) for row in finished.history],

@@ -124,7 +124,8 @@ class Bytes(_Part):
 class Verification(_Part):
     """Whether torch, numpy and ONNX Runtime gave the same integers, and how far QDQ is from them.
 
-    The last three are of layers on the same inputs; see ``runtime.local``.
+    Those with ``local`` are of layers on the same inputs; see ``runtime.local``. ``real_unsettled`` counts
+    outputs that are further off than float32 usually is, see ``runtime.verify``.
     """
 
     passed: bool | None = None
@@ -137,6 +138,7 @@ class Verification(_Part):
     local_max_lsb: Count = None
     local_rate: Number = None
     local_left_out: Count = None
+    real_unsettled: Count = None
 
 
 class Island(_Part):

@@ -20,6 +20,7 @@ from .job import Job
 from .methods.descent import Point, first_that_holds, steps_down
 from .methods.gradients import few_samples
 from .methods.point_noise import measure_alone, point_noise
+from .plan_maker import PlanMaker
 from .quantizers.attach import attach, plain_activations
 from .quantizers.calibrate import observe
 from .trials import Trial, Trials
@@ -33,15 +34,15 @@ _PUT_BACK, _DEAR = 8, 0.02
 _NARROWEST, _WIDEST = 2, 8
 
 
-def repair(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Trial:
-    """Leave tensors in float, those with the most noise first, until the floor holds; then fewer.
+def repair(trials: Trials, trial: Trial, maker: PlanMaker) -> Trial:
+    """Leave tensors in float, those with the most noise for what float costs first; layers may come back.
 
     Raises:
         ModelError: All would have to be left.
     """
     job = trials.job
     job.reporter.say(f"accuracy: {trials.said(trial)}; looking for what quantization hurts most")
-    suspects = _by_noise(trials, trial, chunks)
+    suspects = _by_noise(trials, trial, maker)
     answers, failed, held = dict[int, bool](), trial, None
 
     def holds(count: int) -> bool:
@@ -121,14 +122,14 @@ def _is_integer(trial: Trial) -> bool:
     return bool(trial.finished.plan.weights and trial.finished.plan.activations)
 
 
-def _by_noise(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> list[tuple[str, float]]:
+def _by_noise(trials: Trials, trial: Trial, maker: PlanMaker) -> list[tuple[str, float]]:
     """Every quantized tensor and the noise that it makes alone, the most for what float costs first."""
     job = trials.job
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
-    small = few_samples(network, chunks)
+    small = few_samples(network, maker.chunks)
     widths = {entry.name: max(entry.bits) for entry in trial.plan.weights}
     widths |= {entry.name: entry.bits for entry in trial.plan.activations}
-    estimated = _noise(job, trial, small, sorted(set(widths.values())))
+    estimated = _noise(maker, job, trial, small, sorted(set(widths.values())))
     shares = {name: row[widths[name]] for name, row in estimated.items()}
     suspects = sorted(shares, key=lambda name: -shares[name])[:_SUSPECTS]
     shares |= measure_alone(network, small, suspects)
@@ -138,22 +139,24 @@ def _by_noise(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) ->
 
 
 def _noise(
-    job: Job, trial: Trial, small: list[tuple[Tensor, ...]], widths: list[int]
+    maker: PlanMaker, job: Job, trial: Trial, small: list[tuple[Tensor, ...]], widths: list[int]
 ) -> dict[str, dict[int, float]]:
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
-    seen = observe(network, small, plain_activations(network))
+    values = plain_activations(network)
+    seen = observe(network, small, values)
+    ranges = {q.name: {bits: maker.range_of(q, seen[q.name], bits) for bits in widths} for q in values}
     with job.reporter.progress(sum(len(part[0]) for part in small), "noise of each tensor") as progress:
-        return point_noise(network, small, seen, widths, seed=job.options.seed, on_samples=progress.advance)
+        return point_noise(network, small, ranges, widths, seed=job.options.seed, on_samples=progress.advance)
 
 
-def descend(trials: Trials, trial: Trial, chunks: list[tuple[Tensor, ...]]) -> Trial:
+def descend(trials: Trials, trial: Trial, maker: PlanMaker) -> Trial:
     """Take bits from a uniform plan, the least noise for what is saved first.
 
     With limits, until they are met; without, as long as the floor holds.
     """
     widths = list(range(_NARROWEST, _WIDEST + 1))
-    small = few_samples(attach(import_graph(trials.job.folded), trial.plan), chunks)
-    noise = _noise(trials.job, trial, small, widths)
+    small = few_samples(attach(import_graph(trials.job.folded), trial.plan), maker.chunks)
+    noise = _noise(maker, trials.job, trial, small, widths)
     order = _asked_for(trials, trial.plan, steps_down(_movable(trials, trial.plan, noise)))
     answers, held = {0: trials.holds(trial)}, trial
 

@@ -5,35 +5,16 @@ from __future__ import annotations
 __all__ = ["post_training"]
 
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from torch import Tensor, fx
-
-from mpqtool.importer import import_graph
-from mpqtool.importer.writeback import write_parameters
-from mpqtool.passes.layers import bias_of, is_layer, set_bias
-from mpqtool.passes.plan import Plan
-from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
-from mpqtool.passes.values import gathered_names
 
 from .equalizing import equalized
-from .finished import Finished, freeze, parameter_arrays, short
+from .finished import Finished
 from .job import Job
 from .method_options import MIXED
-from .methods.gradients import few_samples, output_histograms
-from .methods.ptq import reconstruct, samples_that_fit
-from .quantizers.attach import attach, plain_activations, plain_weights, read_plan
-from .quantizers.calibrate import observe, set_ranges
-from .quantizers.observer import Histogram
-from .quantizers.ranges import OF_HISTOGRAM, Ranges
+from .plan_maker import PlanMaker
 from .run_data import drawn
 from .run_mixed import descend, repair
-from .simulate import IntegerSimulation
 from .trials import Trials
 
 _BATCH = 32
@@ -52,123 +33,19 @@ def post_training(job: Job) -> Finished:
     if job.options.equalize:
         job = dataclasses.replace(job, folded=equalized(job, samples))
     chunks = list(zip(*(torch.from_numpy(array).split(_BATCH) for array in samples.values()), strict=True))
-    maker = _Maker(job, chunks)
+    maker = PlanMaker(job, chunks)
     trials = Trials(job, maker, reference)
     found = trials(job.plan)
     if not trials.holds(found) and job.options.ranges == "auto":
         job.reporter.say(f"accuracy: {trials.said(found)}; ranges are fitted to what the outputs hang on")
         maker.ranges = "fisher"
-        found = trials(job.plan)
+        better = trials(job.plan)
+        if better.held_out > found.held_out:
+            found = better
+        else:
+            maker.ranges = "mse"
     if trials.limits or (job.options.bits == MIXED and trials.holds(found)):
-        found = descend(trials, found, chunks)
+        found = descend(trials, found, maker)
     if not trials.holds(found) and not trials.limits:
-        found = repair(trials, found, chunks)
+        found = repair(trials, found, maker)
     return trials.told(found)
-
-
-class _Maker:
-    """Makes networks of plans: fits ranges, then rounds weights and corrects biases.
-
-    Attributes:
-        ranges: The rule for activations.
-
-    Args:
-        job: The run.
-        chunks: Inputs to calibrate on, in parts that operators take at once.
-    """
-
-    def __init__(self, job: Job, chunks: list[tuple[Tensor, ...]]) -> None:
-        self._job, self._chunks = job, chunks
-        rule: Any = "mse" if job.options.ranges == "auto" else job.options.ranges
-        self.ranges: Ranges = rule
-
-    def __call__(self, plan: Plan) -> Finished:
-        """The network of a plan without numbers."""
-        return self._rounded(self._fitted(plan))
-
-    @functools.cached_property
-    def _weighted(self) -> dict[str, Histogram]:
-        """All values by what the outputs hang on, whatever is quantized."""
-        network = attach(import_graph(self._job.folded), self._job.plan).eval()
-        return output_histograms(network, few_samples(network, self._chunks), seed=self._job.options.seed)
-
-    def _fitted(self, plan: Plan) -> Plan:
-        """The plan with the scale of every weight and activation, as the files can hold them.
-
-        Scales of weights are those of the least squared error. Values that become infinite on the data are
-        left in float.
-        """
-        job, chunks = self._job, self._chunks
-        network = attach(import_graph(job.folded), plan)
-        parameters = dict(network.named_parameters())
-        for weight in plain_weights(network):
-            weight.fit(parameters[weight.name])
-        values = plain_activations(network)
-        with job.reporter.progress(sum(len(chunk[0]) for chunk in chunks), "calibrating") as progress:
-            seen = observe(
-                network, chunks, values, histogram=self.ranges in OF_HISTOGRAM, refuse_infinite=False,
-                on_samples=progress.advance,
-            )  # fmt: skip
-        infinite = {
-            name: "it becomes infinite or NaN" for name, observer in seen.items() if not observer.is_finite
-        }
-        if infinite:
-            return self._fitted(plan.without(infinite))
-        if self.ranges == "fisher":
-            for name, observer in seen.items():
-                observer.weighted = self._weighted.get(name, Histogram(weighted=True))
-        set_ranges(seen, values, self.ranges)
-        plan = read_plan(network)
-        activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
-        return with_exact_sums(job.folded, plan.replaced(activations=activations))
-
-    def _rounded(self, plan: Plan) -> Finished:
-        """The network of a complete plan: its weights as codes, its biases made to fit."""
-        job, options, model = self._job, self._job.options, self._job.folded
-        network = attach(import_graph(model), plan)
-        if options.rounding != "nearest" or options.bias_correction:
-            fitting = _that_fit(network, self._chunks)
-            with job.reporter.progress(len(plan.weights), "rounding") as progress:
-                found = reconstruct(
-                    network, fitting, rounding=options.rounding, correct_bias=options.bias_correction,  # type: ignore[arg-type]  # options check it
-                    on_layer=progress.advance,
-                )  # fmt: skip
-            _say_left_alone(job, found.left_alone)
-            model = _with_biases(model, found.biases)
-            write_parameters(model, _weights(network))
-        plan = with_fine_biases(model, raise_dead_scales(model, plan))
-        network = attach(import_graph(model), plan)
-        return freeze(network, IntegerSimulation(network), model, [])
-
-
-def _that_fit(network: fx.GraphModule, chunks: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    """So many chunks that their values fit in memory, one sample at least."""
-    most = samples_that_fit(network, chunks[0])
-    if most < len(chunks[0][0]):
-        return [tuple(column[:most] for column in chunks[0])]
-    return chunks[: max(1, most // _BATCH)]
-
-
-def _weights(network: fx.GraphModule) -> dict[str, np.ndarray]:
-    names = {quantizer.name for quantizer in plain_weights(network)}
-    return {name: array for name, array in parameter_arrays(network).items() if name in names}
-
-
-def _with_biases(model: ir.Model, added: Mapping[str, Tensor]) -> ir.Model:
-    """The model with more on the biases of the layers with these weights."""
-    model = model.clone()
-    with gathered_names(model.graph):
-        for node in model.graph:
-            name = str(node.inputs[1].name) if is_layer(node) and node.inputs[1] is not None else ""
-            if name in added:
-                bias, more = bias_of(node), added[name].numpy()
-                set_bias(node, more if bias is None else np.asarray(bias + more, np.float32))
-    return model
-
-
-def _say_left_alone(job: Job, left_alone: Mapping[str, str]) -> None:
-    if left_alone:
-        name, reason = next(iter(left_alone.items()))
-        job.reporter.say(
-            f"{len(left_alone)} weights are rounded to nearest: {name!r}, as {reason.rstrip('.')}"
-        )

@@ -23,14 +23,13 @@ from .job import Job
 from .method_options import MIXED
 from .methods.budgets import in_words
 from .metrics import sqnr_error
+from .plan_maker import PlanMaker
 from .prices import make_plan_prices, uncheckable
 
 _MEASURED = 1024
 """Held-out samples, at most, that a plan is measured on."""
 _ERRORS = 2
 """Standard errors by which a plan is to be over a floor in dB: one of forty is below it on other samples."""
-
-Make = Callable[[Plan], Finished]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +61,14 @@ class Trials:
 
     Args:
         job: The run; ``folded`` is what plans are applied to.
-        make: Fits a plan.
+        make: Fits plans.
         reference: The float model that they are held against.
 
     Raises:
         OptionError: A limit cannot be checked, or nothing says how far bits may come down.
     """
 
-    def __init__(self, job: Job, make: Make, reference: ir.Model) -> None:
+    def __init__(self, job: Job, make: PlanMaker, reference: ir.Model) -> None:
         self.job, self._make = job, make
         split = job.held_out
         stride = max(1, -(-len(split) // _MEASURED))
@@ -90,8 +89,8 @@ class Trials:
         enough = self._is_enough(held_out, error)
         left = len(finished.plan.left_float)
         row = {
-            **costs, "left_float": left, "held_out": held_out, "held_out_error": error,
-            "feasible": enough and self.affords(costs),
+            **costs, "ranges": self._make.ranges, "left_float": left, "held_out": held_out,
+            "held_out_error": error, "feasible": enough and self.affords(costs),
         }  # fmt: skip
         self.points.append(row)
         self.job.reporter.event("point", **row)
@@ -123,7 +122,8 @@ class Trials:
         accurate = self.holds(trial)
         floor = "min_sqnr" if self.job.metric == "sqnr_db" else "max_drop"
         binding: str | None = None
-        if not accurate or (not self.limits and any(not self.is_enough(row) for row in self.points)):
+        alike = [row for row in self.points if row["ranges"] == self._make.ranges]
+        if not accurate or (not self.limits and not all(map(self.is_enough, alike))):
             binding = floor
         elif self.limits:
             binding = max(self.limits, key=lambda name: used[name] / self.limits[name])

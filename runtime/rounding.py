@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from mpqtool.passes import metadata
+
 Array = NDArray[Any]
 _STEP = 4 * float(np.finfo(np.float32).eps)
 """What an operator may be off by, relative to the largest number inside: ONNX Runtime's Tanh by 2.6 ``eps``,
@@ -21,11 +23,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 _BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh", "Erf", "Softmax")
 """Functions that are computed from numbers up to 1, however large their input."""
 
-_EXACT = (
-    "Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Relu", "Reshape",
-    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
-"""They round nothing."""
+_WHOLE = ("Cast", "Ceil", "Floor", "Round")
 _SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 _LONG = 16
 """What sums are off by, in steps: the root of some hundred terms, in whatever order they are added."""
@@ -76,8 +74,8 @@ def shaken(seed: int) -> Callable[[ir.Node, Sequence[Array]], Sequence[Array]]:
     random = np.random.default_rng(seed)
 
     def shake(node: ir.Node, results: Sequence[Array]) -> Sequence[Array]:
-        if node.op_type in _EXACT:
-            return results
+        if metadata.ISLAND not in node.metadata_props or node.op_type in _WHOLE:
+            return results  # exact by design, or of whole numbers
         step = _STEP * (_LONG if node.op_type in _SUMS else 1)
         return tuple(
             x * random.choice(np.array([1 - step, 1 + step], np.float32), x.shape)

@@ -55,6 +55,11 @@ class TensorResult:
     local_different: int = 0
     local_largest: int = 0
 
+    @property
+    def is_off_too_often(self) -> bool:
+        """Whether too many codes behind a float operator differ by 1."""
+        return self.island_different > max(_ISLAND_SHARE * self.compared, _ISLAND_FEW)
+
 
 class Tally:
     """Collects comparisons of many batches.
@@ -84,7 +89,7 @@ class Tally:
     def limit_islands(self) -> None:
         """Fail where too many codes behind a float operator differ by 1."""
         for row in self._rows.values():
-            if row.island_different > max(_ISLAND_SHARE * row.compared, _ISLAND_FEW):
+            if row.is_off_too_often:
                 self.fail(f"{row.name} ({row.island_different} of {row.compared} codes differ by 1)")
 
     def batch(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["Reached", "few_samples", "output_gradients", "output_histograms"]
+__all__ = ["Reached", "Weighted", "few_samples", "output_gradients", "weighted_values"]
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
-from mpqtool.quantizers.observer import Histogram
+from mpqtool.quantizers.observer import SAMPLES_PER_VALUE
 
 from .ptq import samples_that_fit
 
@@ -38,10 +42,18 @@ class Reached:
     rows: int
 
 
+class Weighted(NamedTuple):
+    """Elements of a value, and what the squared error of each counts; both ``(elements,)``."""
+
+    values: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+
 def output_gradients(
     network: fx.GraphModule,
     chunks: Iterable[Sequence[Tensor]],
     *,
+    of_weights: bool = True,
     on_samples: Callable[[int], object] = lambda count: None,
     seed: int = 0,
 ) -> Iterator[dict[str, Reached]]:
@@ -57,6 +69,7 @@ def output_gradients(
     Args:
         network: With attached quantizers, which do not quantize here. It is left as it was.
         chunks: Inputs, positional in graph order; more, smaller ones make better estimates.
+        of_weights: Whether gradients by weights are wanted too.
         on_samples: Is told the number of samples of every batch that is done.
         seed: Of the signs.
 
@@ -65,7 +78,7 @@ def output_gradients(
     """
     generator = torch.Generator().manual_seed(seed)
     for chunk in chunks:
-        tape = _Tape(network)
+        tape = _Tape(network, of_weights=of_weights)
         outputs = tape.run(*chunk)
         real = sum(y.is_floating_point() for y in outputs)  # one that hangs on nothing here has no noise
         for _ in range(_DRAWS):
@@ -80,14 +93,18 @@ def output_gradients(
         on_samples(len(chunk[0]))
 
 
-def output_histograms(
-    network: fx.GraphModule, chunks: Iterable[Sequence[Tensor]], *, seed: int = 0
-) -> dict[str, Histogram]:
-    """The values of each activation, counted by how much the outputs hang on them: by squared gradients.
+def weighted_values(
+    network: fx.GraphModule, chunks: Sequence[Sequence[Tensor]], *, seed: int = 0
+) -> dict[str, Weighted]:
+    """Elements of each activation, with what the outputs hang on them: their squared gradients.
 
     The least squared error under these weights is the least that rounding and clipping of that value do to
     the outputs, as far as errors of elements are independent. Where a maximum is taken of many, only the
     ones that win count; a plain mean would clip them for the sake of the others.
+
+    Elements are drawn with replacement, by weight ``w`` and magnitude ``x``: in proportion to
+    ``w (x**2 + m**2)``, where ``m**2`` is the mean of ``x**2`` by weight. So neither what is next to
+    weightless nor what is rare and far out gets a wrong part, and memory does not grow.
 
     Source: the Hessian-guided ranges of PTQ4ViT (Yuan et al., ECCV 2022), section 3.3, with ``J^T J`` of
     ``output_gradients`` for the Hessian.
@@ -95,25 +112,36 @@ def output_histograms(
     Args:
         network: As for ``output_gradients``.
         chunks: Inputs, positional in graph order.
-        seed: Of the signs.
+        seed: Of the signs, and of what is drawn.
 
     Returns:
-        By name; none for a value that no output hangs on.
+        By name; none for a value that no output hangs on, as far as float32 tells.
     """
-    weights = {q.name for q in network.modules() if isinstance(q, WeightQuantizer)}
-    found: dict[str, Histogram] = {}
-    for draw in output_gradients(network, chunks, seed=seed):
+    random = np.random.default_rng(seed)
+    most = max(1, SAMPLES_PER_VALUE // (_DRAWS * len(chunks)))
+    parts = collections.defaultdict[str, list[Weighted]](list)
+    for draw in output_gradients(network, chunks, of_weights=False, seed=seed):
         for name, reached in draw.items():
-            if name in weights:
-                continue
-            squares = reached.gradient.double().square()
-            counted = (
-                squares > 0
-            ) & reached.real.isfinite()  # masks of Softmax are far out, and do not count
-            values, histogram = reached.real[counted], found.setdefault(name, Histogram(weighted=True))
-            if len(values):
-                histogram.add(values, reach=float(values.abs().max()), weights=squares[counted])
-    return found
+            drawn = _drawn(reached, most, random)
+            if drawn is not None:
+                parts[name].append(drawn)
+    return {name: Weighted(*map(np.concatenate, zip(*found, strict=True))) for name, found in parts.items()}
+
+
+def _drawn(reached: Reached, most: int, random: np.random.Generator) -> Weighted | None:
+    """Elements of one draw; None if all are without weight."""
+    squares, x = reached.gradient.double().square(), reached.real.double()
+    counted = squares.isfinite() & x.isfinite() & (squares > 0)
+    weights, x = squares[counted], x[counted]
+    if not len(x):
+        return None
+    shares = weights * (x.square() + (weights * x.square()).sum() / weights.sum())
+    sums = shares.cumsum(0).numpy()
+    if not sums[-1] > 0:
+        return None
+    places = np.searchsorted(sums, random.random(most) * sums[-1], side="right").clip(max=len(sums) - 1)
+    each = (weights / shares).numpy()[places] * (sums[-1] / most)
+    return Weighted(x.float().numpy()[places], each)
 
 
 def few_samples(network: fx.GraphModule, chunks: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
@@ -138,16 +166,19 @@ def _signed(y: Tensor, generator: torch.Generator) -> Tensor:
 class _Tape(fx.Interpreter):
     """Runs the float network, and notes what quantizers would get."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, *, of_weights: bool) -> None:
         super().__init__(module)
+        self.of_weights = of_weights
         self.seen: dict[str, Tensor] = {}
         self.values = set[str]()
 
     def call_module(self, target: str, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:  # type: ignore[override]
         module, x = self.fetch_attr(target), args[0]
         if isinstance(module, WeightQuantizer):
-            self.seen[module.name] = x.detach().requires_grad_()
-            return self.seen[module.name]
+            x = x.detach()
+            if self.of_weights:
+                self.seen[module.name] = x.requires_grad_()
+            return x
         if isinstance(module, ActivationQuantizer):
             self.values.add(module.name)
             self.seen[module.name] = x if x.requires_grad else x.detach().requires_grad_()

@@ -12,9 +12,7 @@ from torch import Tensor, fx
 
 from mpqtool.passes.arithmetic import fit_weight_scale
 from mpqtool.quantizers import ActivationQuantizer, WeightQuantizer
-from mpqtool.quantizers.attach import plain_activations, plain_weights
-from mpqtool.quantizers.observer import Observer
-from mpqtool.quantizers.ranges import mse
+from mpqtool.quantizers.attach import plain_weights
 
 from .gradients import output_gradients
 
@@ -25,7 +23,7 @@ Noise = Mapping[str, Mapping[int, float]]
 def point_noise(
     network: fx.GraphModule,
     chunks: Iterable[Sequence[Tensor]],
-    observers: Mapping[str, Observer],
+    ranges: Mapping[str, Mapping[int, tuple[float, int]]],
     widths: Sequence[int],
     *,
     on_samples: Callable[[int], object] = lambda count: None,
@@ -44,10 +42,9 @@ def point_noise(
     al., ICLR 2021, equation 10).
 
     Args:
-        network: With attached quantizers, which do not quantize here; at the widths that they have, their
-            numbers count. It is left as it was.
+        network: With attached quantizers, which do not quantize here. It is left as it was.
         chunks: Inputs, positional in graph order; more, smaller ones make better estimates.
-        observers: Of each value, by name, which ranges at other widths are fitted to.
+        ranges: Scale and zero point of each value, by name and width.
         widths: In bits.
         on_samples: Is told the number of samples of every batch that is done.
         seed: Of the signs.
@@ -60,9 +57,7 @@ def point_noise(
     for quantizer in plain_weights(network):
         of_weight = _weight_errors(quantizer, parameters[quantizer.name], widths)
         errors[quantizer.name] = functools.partial(lambda made, x, bits: made[bits], of_weight)
-    for value in plain_activations(network):
-        ranges = {bits: _range(value, observers[value.name], bits) for bits in widths}
-        errors[value.name] = functools.partial(_value_error, ranges)
+    errors |= {name: functools.partial(_value_error, of_value) for name, of_value in ranges.items()}
     totals = {name: dict.fromkeys(widths, 0.0) for name in errors}
     draws = 0
     for draw in output_gradients(network, chunks, on_samples=on_samples, seed=seed):
@@ -129,13 +124,6 @@ def _weight_errors(quantizer: WeightQuantizer, weight: Tensor, widths: Sequence[
         with torch.no_grad():
             found[bits] = trial(real) - real
     return found
-
-
-def _range(quantizer: ActivationQuantizer, seen: Observer, bits: int) -> tuple[float, int]:
-    """Scale and zero point at a width."""
-    if quantizer.is_set and bits == int(quantizer.bits):
-        return float(quantizer.scale.detach()), int(quantizer.zero_point)
-    return mse(seen, bits, nonnegative=quantizer.nonnegative)
 
 
 def _value_error(ranges: Mapping[int, tuple[float, int]], x: Tensor, bits: int) -> Tensor:

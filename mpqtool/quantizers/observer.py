@@ -28,7 +28,6 @@ class Observer:
         largest: The same at the other end.
         reservoir: A sample of the elements.
         histogram: Of all elements, or None.
-        weighted: Of elements by how much the outputs hang on them, or None; see ``output_histograms``.
 
     Args:
         histogram: Whether to keep one.
@@ -38,7 +37,6 @@ class Observer:
         self.smallest, self.largest = math.inf, -math.inf
         self.reservoir = Reservoir(SAMPLES_PER_VALUE)
         self.histogram = Histogram() if histogram else None
-        self.weighted: Histogram | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -129,15 +127,12 @@ class Histogram:
     Attributes:
         counts: ``(2 * BINS,)``; bin ``BINS + j`` holds ``j <= x / width < j + 1``, but for zeros.
         zeros: Elements that are 0: they are exact in codes of any scale.
-
-    Args:
-        weighted: Whether elements count by weights, zeros by none.
     """
 
     BINS = 2**13
 
-    def __init__(self, *, weighted: bool = False) -> None:
-        self.counts = np.zeros(2 * self.BINS, np.float64 if weighted else np.int64)
+    def __init__(self) -> None:
+        self.counts = np.zeros(2 * self.BINS, np.int64)
         self.zeros = 0
         self._exponent = _LEAST_EXPONENT
 
@@ -146,32 +141,22 @@ class Histogram:
         """Of a bin, in units of the values; at most 2 / BINS of the largest magnitude."""
         return math.ldexp(1.0, self._exponent) / self.BINS
 
-    @property
-    def centers(self) -> NDArray[np.float64]:
-        """Of all bins, ``(2 * BINS,)``."""
-        return (np.arange(2 * self.BINS, dtype=np.float64) + 0.5 - self.BINS) * self.width
-
-    def add(self, values: Tensor, *, reach: float, weights: Tensor | None = None) -> None:
-        """Count finite elements ``(count,)`` of magnitude ``reach`` at most; by their weights, if given."""
+    def add(self, values: Tensor, *, reach: float) -> None:
+        """Count finite elements ``(count,)`` whose magnitude is ``reach`` at most."""
         exponent = math.frexp(reach)[1]  # reach < 2**exponent
         if reach and exponent > self._exponent:
             self._widen(exponent)
-        for start in range(0, len(values), _AT_ONCE):
-            part = values[start : start + _AT_ONCE]
+        for part in values.split(_AT_ONCE):
             places = (part / self.width).floor_().long() + self.BINS
-            zero = part == 0
-            self.zeros += int(zero.sum())
-            if weights is not None:
-                of_part = weights[start : start + _AT_ONCE].masked_fill(zero, 0)
-                self.counts += torch.bincount(places, of_part, minlength=2 * self.BINS).cpu().numpy()
-                continue
+            zeros = int((part == 0).sum())
             self.counts += torch.bincount(places, minlength=2 * self.BINS).cpu().numpy()
-            self.counts[self.BINS] -= int(zero.sum())
+            self.counts[self.BINS] -= zeros
+            self.zeros += zeros
 
     def _widen(self, exponent: int) -> None:
         most = self.BINS.bit_length() - 1  # then all is within one bin on each side
         joined = self.counts.reshape(-1, 2 ** min(exponent - self._exponent, most)).sum(1)
         self._exponent = exponent
-        self.counts = np.zeros_like(self.counts)
+        self.counts = np.zeros(2 * self.BINS, np.int64)
         start = self.BINS - len(joined) // 2
         self.counts[start : start + len(joined)] = joined

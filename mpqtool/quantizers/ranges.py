@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "OF_HISTOGRAM",
-    "RANGES",
-    "Ranges",
-    "entropy",
-    "fisher",
-    "fit_codes",
-    "min_max",
-    "mse",
-    "percentile",
-]
+__all__ = ["OF_HISTOGRAM", "RANGES", "Ranges", "entropy", "fit_codes", "min_max", "mse", "percentile"]
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
@@ -22,7 +12,7 @@ from numpy.typing import NDArray
 
 from .observer import Histogram, Observer
 
-Ranges = Literal["mse", "fisher", "percentile", "entropy", "minmax"]
+Ranges = Literal["mse", "percentile", "entropy", "minmax"]
 
 OF_HISTOGRAM = frozenset[Ranges]({"percentile", "entropy"})
 """Rules that need a histogram."""
@@ -41,20 +31,6 @@ def mse(seen: Observer, bits: int, *, nonnegative: bool) -> tuple[float, int]:
     return fit_codes(seen.reservoir.sample, bits, nonnegative=nonnegative)
 
 
-def fisher(seen: Observer, bits: int, *, nonnegative: bool) -> tuple[float, int]:
-    """The scale and zero point with the least squared error, weighted by what the outputs hang on.
-
-    A value that no output hangs on has them as by ``mse``.
-    """
-    if seen.weighted is None:
-        raise ValueError("this rule needs an observer with a weighted histogram")
-    (used,) = np.nonzero(seen.weighted.counts)
-    if not len(used):
-        return mse(seen, bits, nonnegative=nonnegative)
-    centers, weights = seen.weighted.centers[used], seen.weighted.counts[used].astype(np.float64)
-    return fit_codes(centers.astype(np.float32), bits, nonnegative=nonnegative, weights=weights)
-
-
 def fit_codes(
     x: NDArray[np.float32], bits: int, *, nonnegative: bool, weights: NDArray[np.float64] | None = None
 ) -> tuple[float, int]:
@@ -64,7 +40,7 @@ def fit_codes(
         x: Any shape.
         bits: Width of a code.
         nonnegative: Whether the zero point must be 0.
-        weights: What each counts, ``(elements,)``; None: all the same.
+        weights: What the error of each value counts, ``(values,)``; None: all the same.
     """
     high, flat = 2**bits - 1, x.ravel()
     best = (np.inf, 1.0, 0)
@@ -135,7 +111,6 @@ def entropy(seen: Observer, bits: int, *, nonnegative: bool) -> tuple[float, int
 
 RANGES: Mapping[Ranges, Callable[..., tuple[float, int]]] = {
     "mse": mse,
-    "fisher": fisher,
     "percentile": percentile,
     "entropy": entropy,
     "minmax": min_max,

@@ -61,7 +61,7 @@ def test_the_integer_file_is_verified_and_has_no_islands(run: pathlib.Path) -> N
     assert result["nodes"]["islands"] == []
     assert (result["bits"]["weights_eff"], result["bits"]["activations_eff"]) == (3, 8)
     asked = {
-        "bits": "W3A8", "rounding": "auto", "ranges": "mse", "bias_correction": True,
+        "bits": "W3A8", "rounding": "auto", "ranges": "auto", "bias_correction": True,
         "calibration_samples": 512,
     }  # fmt: skip
     assert asked.items() <= result["settings"].items()

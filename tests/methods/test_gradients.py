@@ -9,11 +9,11 @@ from graphs import normal
 from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
-from mpqtool.methods.gradients import few_samples, output_gradients, output_histograms
+from mpqtool.methods.gradients import Reached, _drawn, few_samples, output_gradients, weighted_values
 from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
-from mpqtool.quantizers.attach import attach, plain_activations, plain_weights
-from mpqtool.quantizers.calibrate import observe, set_ranges
+from mpqtool.quantizers.attach import attach
+from mpqtool.quantizers.ranges import fit_codes
 
 _LINEAR = "h = Gemm <transB = 1> (x, w) y = Gemm <transB = 1> (h, v)"
 _LARGEST = "c = Conv (x, k) m = GlobalMaxPool (c) f = Flatten (m) y = Gemm <transB = 1> (f, v)"
@@ -53,46 +53,58 @@ def _largest(rng: np.random.Generator) -> tuple[fx.GraphModule, Tensor]:
 
 def test_only_what_wins_a_maximum_counts(rng: np.random.Generator) -> None:
     network, x = _largest(rng)
-    histogram = output_histograms(network, [(part,) for part in x.split(4)])["c"]
-    (used,) = np.nonzero(histogram.counts)
-    assert 0 < len(used) <= 16
-    assert histogram.centers[used].min() > 7.9
-    assert histogram.centers[used].max() < 9.1
+    found = weighted_values(network, [(part,) for part in x.split(4)])["c"]
+    assert len(found.values) == len(found.weights) > 1000
+    assert found.values.min() > 7.9
+    assert found.values.max() < 9.1
 
 
 def test_ranges_reach_what_the_outputs_hang_on(rng: np.random.Generator) -> None:
     network, x = _largest(rng)
-    values, parameters = plain_activations(network), dict(network.named_parameters())
-    for weight in plain_weights(network):
-        weight.fit(parameters[weight.name])
-    seen = observe(network, [(x,)], values)
-    for name, histogram in output_histograms(network, [(x,)]).items():
-        seen[name].weighted = histogram
-    quantizer = next(value for value in values if value.name == "c")
-    quantizer.bits.fill_(3)  # one of 1,024 elements is large: the others have more of the squared error
-    errors = {}
-    for rule in ("mse", "fisher"):
-        set_ranges(seen, [quantizer], rule)
-        with torch.no_grad():
-            c = x.amax((2, 3))
-            errors[rule] = float((quantizer(c) - c).square().mean())
-    assert errors["fisher"] < 1
-    assert errors["mse"] > 9
+    found = weighted_values(network, [(x,)])["c"]
+    c = x.numpy().max((2, 3))
+    # One of 1,024 elements is large: the others have more of the squared error.
+    errors = [
+        np.square(_coded(c, *fit) - c).mean()
+        for fit in (
+            fit_codes(x.numpy(), 3, nonnegative=False),
+            fit_codes(found.values, 3, nonnegative=False, weights=found.weights),
+        )
+    ]
+    assert errors[0] > 9
+    assert errors[1] < 1
 
 
-def test_a_value_that_no_output_hangs_on_is_fitted_as_ever(rng: np.random.Generator) -> None:
+def _coded(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """What 3 bits make of values."""
+    return (np.rint(x / scale).clip(-zero_point, 7 - zero_point)) * scale
+
+
+def test_the_weighted_error_is_that_of_all_elements(rng: np.random.Generator) -> None:
     network, _, _ = _linear(rng)
-    x = torch.zeros(4, 5)
-    (value,) = [q for q in plain_activations(network) if q.name == "x"]
-    seen = observe(network, [(torch.ones(4, 5),)], [value])
-    with pytest.raises(ValueError, match="needs an observer with a weighted histogram"):
-        set_ranges(seen, [value], "fisher")
-    seen["x"].weighted = output_histograms(network, [(x,)])["x"]
-    assert not seen["x"].weighted.counts.any()  # zeros are exact at any scale
-    set_ranges(seen, [value], "fisher")
-    fitted = float(value.scale.detach())
-    set_ranges(seen, [value], "mse")
-    assert fitted == float(value.scale.detach())
+    x = rng.normal(size=(500, 5)).astype(np.float32) ** 3
+    found = weighted_values(network, [(torch.tensor(x),)])["h"]
+    draws = [draw["h"] for draw in output_gradients(network, [(torch.tensor(x),)], seed=0)]
+    whole = sum(
+        float((d.gradient.double().square() * (d.real - d.real.round()).square()).sum()) for d in draws
+    )
+    drawn = float(found.weights @ np.square(found.values - np.rint(found.values)))
+    assert drawn == pytest.approx(whole, rel=0.05)
+    assert len(found.values) == 2**14
+
+
+def test_what_is_next_to_weightless_is_not_drawn() -> None:
+    x = torch.cat([torch.randn(10_000, generator=torch.Generator().manual_seed(0)), torch.tensor([1e4])])
+    gradient = torch.ones(10_001)
+    gradient[-1] = 1e-12
+    found = _drawn(Reached(x, gradient, 1), 4096, np.random.default_rng(0))
+    assert found is not None
+    assert found.values.max() < 10
+    gradient[-1] = float("inf")
+    found = _drawn(Reached(x, gradient, 1), 4096, np.random.default_rng(0))
+    assert found is not None
+    assert np.isfinite(found.weights).all()
+    assert _drawn(Reached(x, torch.zeros(10_001), 1), 4096, np.random.default_rng(0)) is None
 
 
 def test_few_samples_come_in_small_parts(rng: np.random.Generator) -> None:

@@ -15,6 +15,7 @@ from mpqtool.passes.place import place
 from mpqtool.passes.plan import Grid
 from mpqtool.quantizers.attach import attach, plain_activations, plain_weights
 from mpqtool.quantizers.calibrate import observe, set_ranges
+from mpqtool.quantizers.ranges import mse
 
 _WIDTHS = (3, 4)
 
@@ -33,8 +34,10 @@ def _quantized(model, x: Tensor, bits: int) -> fx.GraphModule:  # type: ignore[n
 
 
 def _noise(network: fx.GraphModule, x: Tensor) -> dict[str, dict[int, float]]:
-    seen = observe(network, [(x,)], plain_activations(network))
-    return point_noise(network, [(part,) for part in x.split(8)], seen, _WIDTHS)
+    values = plain_activations(network)
+    seen = observe(network, [(x,)], values)
+    ranges = {q.name: {b: mse(seen[q.name], b, nonnegative=q.nonnegative) for b in _WIDTHS} for q in values}
+    return point_noise(network, [(part,) for part in x.split(8)], ranges, _WIDTHS)
 
 
 @pytest.mark.parametrize("bits", _WIDTHS)

@@ -11,7 +11,7 @@ from mpqtool.passes.plan import ActivationQuant, Grid, Plan, WeightQuant
 from mpqtool.quantizers import ActivationQuantizer, PactQuantizer
 from mpqtool.quantizers.attach import activation_quantizers, attach, weight_quantizers
 from mpqtool.quantizers.calibrate import calibrate, collect, observe, passing_unset
-from mpqtool.quantizers.ranges import fit_codes
+from mpqtool.quantizers.ranges import RANGES, fit_codes
 
 
 def test_what_has_no_scale_passes_through_and_the_rest_is_quantized(rng: np.random.Generator) -> None:
@@ -77,7 +77,7 @@ def test_the_rule_is_chosen_by_name_and_progress_is_told(rng: np.random.Generato
     x[11_111:11_113] = 60  # 6 of 60,000 elements, of which 0.005 % are 3
 
     scales, told = {}, list[int]()
-    for rule in ("mse", "percentile", "entropy", "minmax"):
+    for rule in RANGES:
         calibrate(network, zip(x.split(3000)), [quantizer], ranges=rule, on_samples=told.append)
         scales[rule] = quantizer.scale.item()
 

@@ -63,7 +63,7 @@ def test_island_is_given_to_the_simulation_and_not_counted(
     assert kinds["y"] == "float"
 
 
-@pytest.mark.parametrize("change", ["Neg", "Abs", None])
+@pytest.mark.parametrize("change", ["Neg", "Log", "Abs", None])
 def test_outputs_behind_float_operators_are_compared_too(
     tmp_path: pathlib.Path, rng: np.random.Generator, change: str | None
 ) -> None:
@@ -81,9 +81,13 @@ def test_outputs_behind_float_operators_are_compared_too(
         (softmax,) = [node for node in held.graph if node.op_type == "Softmax"]
         old = softmax.outputs[0]
         old.name = "before"
-        node = ir.node("Neg", [old])
-        if change == "Abs":  # the same numbers, so nothing to find
-            node = ir.node("Abs", [old])
+        node = ir.node("Abs", [old])  # the same numbers, so nothing to find
+        if change != "Abs":
+            node = ir.node("Neg", [old])
+        if change == "Log":  # NaN, all of them
+            node.outputs[0].name = "negative"
+            held.graph.append(node)
+            node = ir.node("Log", [node.outputs[0]])
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", old.type, old.shape
         held.graph.append(node)
         held.graph.outputs[0] = node.outputs[0]
@@ -91,8 +95,9 @@ def test_outputs_behind_float_operators_are_compared_too(
 
     result = files.verify()
 
-    assert result.passed is (change != "Neg")
-    if change == "Neg":
+    assert result.passed is (change in ("Abs", None))
+    assert result.real_unsettled == 0
+    if not result.passed:
         assert "behind float operators" in str(result.first_different)
 
 
