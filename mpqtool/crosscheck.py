@@ -35,7 +35,14 @@ def check_normal_form(path: pathlib.Path, model: ir.Model, split: Split) -> None
             f"Give at least {count}."
         )
     feeds = {name: array[:count] for name, array in split.inputs.items()}
-    _compare(predict(model, feeds), session.run(None, feeds), "normal form of the network")
+    try:
+        expected = session.run(None, feeds)
+    except Exception as error:  # ONNX Runtime has many kinds
+        raise DataError(
+            f"ONNX Runtime cannot run the model on the first test samples: {' '.join(str(error).split())} "
+            "Give samples of a shape and with values that the model takes."
+        ) from error
+    _compare(predict(model, feeds), expected, "normal form of the network")
 
 
 def _compare(found: list[NDArray[Any]], expected: list[NDArray[Any]], what: str) -> None:

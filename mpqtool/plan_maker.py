@@ -15,7 +15,7 @@ from mpqtool.importer import import_graph
 from mpqtool.importer.writeback import write_parameters
 from mpqtool.passes.layers import bias_of, is_layer, set_bias
 from mpqtool.passes.plan import Plan
-from mpqtool.passes.quantize import raise_dead_scales, with_exact_sums, with_fine_biases
+from mpqtool.passes.quantize import lost_in_sums, raise_dead_scales, with_exact_sums, with_fine_biases
 from mpqtool.passes.values import gathered_names
 
 from .finished import Finished, freeze, parameter_arrays, short
@@ -91,9 +91,12 @@ class PlanMaker:
         for value in values:
             scale, zero_point = self.range_of(value, seen[value.name], int(value.bits))
             value.set_numbers(scale=scale, zero_point=zero_point)
-        plan = read_plan(network)
-        activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in plan.activations]
-        return with_exact_sums(job.folded, plan.replaced(activations=activations))
+        fitted = read_plan(network)
+        lost = lost_in_sums(job.folded, fitted)
+        if lost:
+            return self._fitted(plan.without(lost))
+        activations = [entry.model_copy(update={"scale": short(entry.scale)}) for entry in fitted.activations]
+        return with_exact_sums(job.folded, fitted.replaced(activations=activations))
 
     def _rounded(self, plan: Plan) -> Finished:
         """The network of a complete plan: its weights as codes, its biases made to fit."""

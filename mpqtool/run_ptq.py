@@ -44,8 +44,8 @@ def post_training(job: Job) -> Finished:
             found = better
         else:
             maker.ranges = "mse"
-    if trials.limits or (job.options.bits == MIXED and trials.holds(found)):
-        found = descend(trials, found, maker)
     if not trials.holds(found) and not trials.limits:
         found = repair(trials, found, maker)
+    if trials.limits or job.options.bits == MIXED:
+        found = descend(trials, found, maker)
     return trials.told(found)

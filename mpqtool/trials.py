@@ -158,9 +158,9 @@ class Trials:
         """The metric of a plan beside what it must be, for a person."""
         metric = self.job.metric
         unit = {"sqnr_db": "dB", "top1": "% top1", "agreement": "% agreement"}.get(metric, metric)
-        spread = f" +- {_ERRORS * trial.error:.2f}" if trial.error else ""
+        spread = f" less {_ERRORS * trial.error:.2f} for chance" if trial.error else ""
         asked = "" if math.isinf(self.floor) else f", at least {self.floor:.2f} asked"
-        return f"{trial.held_out:.2f}{spread} {unit} on held-out data{asked}"
+        return f"{trial.held_out:.2f} {unit}{spread} on held-out data{asked}"
 
     def _floor(self) -> float:
         options, metric = self.job.options, self.job.metric
@@ -176,7 +176,13 @@ class Trials:
         exact = self.job.measure(self._reference, self._reference, self._split.labels)
         # One sample more or less is no drop that could be told from noise.
         least = 100 / len(self._split) if metric in ("top1", "agreement") else 0.0
-        return exact - max(options.max_drop or 0.0, least) - 1e-9
+        drop = max(options.max_drop or 0.0, least)
+        if 0 < exact <= drop:
+            self.job.reporter.warn(
+                f"the {metric} of the float model is {exact:g}, and max_drop {drop:g} allows to lose all of "
+                "it: give a metric in percent, or a smaller --max-drop"
+            )
+        return exact - drop - 1e-9
 
     def _limits(self) -> dict[str, float]:
         limits = self.job.options.limits

@@ -95,7 +95,8 @@ class Reference:
             The codes (own ones at islands too), exact float values and graph outputs, by name.
         """
         # Our products are many and small: threads of BLAS would wait for each other, 30 times as long.
-        with self._threads.limit(limits=1, user_api="blas"):
+        # A mask of the least float32 overflows, as it does in ONNX Runtime.
+        with self._threads.limit(limits=1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
             return self._run(feeds, given or {}, on_node)
 
     def _run(

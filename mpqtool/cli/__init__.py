@@ -61,7 +61,7 @@ def _message(error: BaseException) -> str:
 
 def _interrupted(args: Sequence[str] | None) -> str:
     given = list(sys.argv[1:] if args is None else args)
-    if given[:1] == ["quantize"]:
+    if given[:1] == ["quantize"] and not {"ptq", "--method=ptq"} & {*given}:  # it has nothing to go on from
         return "mpqtool: interrupted. Go on from the last epoch: give the same command again with --resume."
     return "mpqtool: interrupted"
 

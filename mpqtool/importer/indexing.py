@@ -16,6 +16,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from mpqtool.errors import DataError
+
 from .bits import as_bits, of_bits
 from .registry import leaf, register
 
@@ -34,10 +36,20 @@ def import_gather(node: ir.Node, data: Tensor, indices: Tensor, *, axis: int = 0
 
 @leaf
 def gather(data: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """Slices of ``data`` in place of their indices on ``axis``."""
+    """Slices of ``data`` in place of their indices on ``axis``.
+
+    Raises:
+        DataError: An index is none of those.
+    """
     axis = axis % data.ndim
     places = from_the_front(indices, data.shape[axis])
-    picked = data.index_select(axis, places.flatten())
+    try:
+        picked = data.index_select(axis, places.flatten())
+    except IndexError as error:
+        raise DataError(
+            f"A Gather gets indices from {int(indices.min())} to {int(indices.max())}, and its table has "
+            f"{data.shape[axis]} rows. Give samples with indices that the model has."
+        ) from error
     return picked.reshape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :])
 
 
