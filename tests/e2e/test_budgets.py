@@ -91,7 +91,7 @@ def test_ranges_are_fitted_to_what_the_outputs_hang_on(folder: pathlib.Path, tmp
 def test_nothing_is_written_where_nothing_holds_the_floor(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    with pytest.raises(ModelError, match=r"hold the floor: .* dB on held-out data, at least 199.00 asked"):
+    with pytest.raises(ModelError, match=r"hold the floor: .* dB.* on held-out data, at least 199.00 asked"):
         _quantize(folder / "even.onnx", tmp_path / "out", min_sqnr=199)
     assert not (tmp_path / "out" / rundir.INT).exists()
 
