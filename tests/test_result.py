@@ -21,6 +21,7 @@ KEYS = {
     "verify": {
         "passed", "provider", "codes_compared", "codes_different", "qdq_max_lsb", "qdq_rate",
         "top1_agreement", "local_max_lsb", "local_rate", "local_left_out",
+        "real_unsettled",
     },
     "nodes": {"integer", "float", "mac_share_integer", "islands"},
     "history": None,
