@@ -23,6 +23,7 @@ from .methods.point_noise import measure_alone, point_noise
 from .plan_maker import PlanMaker
 from .quantizers.attach import attach, plain_activations
 from .quantizers.calibrate import observe
+from .quantizers.ranges import OF_HISTOGRAM
 from .trials import Trial, Trials
 
 _SUSPECTS = 16
@@ -143,7 +144,7 @@ def _noise(
 ) -> dict[str, dict[int, float]]:
     network = attach(import_graph(job.folded), trial.finished.plan).eval()
     values = plain_activations(network)
-    seen = observe(network, small, values)
+    seen = observe(network, small, values, histogram=maker.ranges in OF_HISTOGRAM)
     ranges = {q.name: {bits: maker.range_of(q, seen[q.name], bits) for bits in widths} for q in values}
     with job.reporter.progress(sum(len(part[0]) for part in small), "noise of each tensor") as progress:
         return point_noise(network, small, ranges, widths, seed=job.options.seed, on_samples=progress.advance)

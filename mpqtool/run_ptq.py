@@ -15,7 +15,7 @@ from .method_options import MIXED
 from .plan_maker import PlanMaker
 from .run_data import drawn
 from .run_mixed import descend, repair
-from .trials import Trials
+from .trials import Trial, Trials
 
 _BATCH = 32
 """Samples that operators take at once."""
@@ -48,4 +48,12 @@ def post_training(job: Job) -> Finished:
         found = repair(trials, found, maker)
     if trials.limits or job.options.bits == MIXED:
         found = descend(trials, found, maker)
+    _say_what_no_scale_holds(job, found)
     return trials.told(found)
+
+
+def _say_what_no_scale_holds(job: Job, found: Trial) -> None:
+    left = {n: why for n, why in found.finished.plan.left_float.items() if n not in found.plan.left_float}
+    if left:
+        name, reason = next(iter(left.items()))
+        job.reporter.say(f"float, as no scale holds them: {len(left)} tensors, of which {name}: {reason}")

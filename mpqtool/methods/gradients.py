@@ -81,7 +81,7 @@ def output_gradients(
         tape = _Tape(network, of_weights=of_weights)
         outputs = tape.run(*chunk)
         real = sum(y.is_floating_point() for y in outputs)  # one that hangs on nothing here has no noise
-        for _ in range(_DRAWS):
+        for _ in range(_DRAWS if any(y.requires_grad for y in outputs) else 0):
             loss = sum(_signed(y, generator) for y in outputs if y.requires_grad) / real**0.5
             gradients = torch.autograd.grad(loss, [*tape.seen.values()], retain_graph=True, allow_unused=True)
             found = zip(tape.seen.items(), gradients, strict=True)

@@ -59,8 +59,11 @@ def _quantize(
     return result, Plan.load(out / "plan.json"), stream.getvalue().splitlines()
 
 
-def test_a_tensor_that_breaks_the_floor_stays_float(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    result, plan, said = _quantize(folder / "uneven.onnx", tmp_path / "out", ranges="mse")
+@pytest.mark.parametrize("ranges", ["mse", "percentile"])
+def test_a_tensor_that_breaks_the_floor_stays_float(
+    folder: pathlib.Path, tmp_path: pathlib.Path, ranges: str
+) -> None:
+    result, plan, said = _quantize(folder / "uneven.onnx", tmp_path / "out", ranges=ranges)
 
     assert list(plan.left_float) == ["r0"]
     assert "of the outputs noise" in plan.left_float["r0"]
