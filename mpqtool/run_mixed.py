@@ -8,7 +8,7 @@ import collections
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from mpqtool.importer import import_graph
 from mpqtool.passes.place import place
@@ -130,7 +130,7 @@ def _by_noise(trials: Trials, trial: Trial, maker: PlanMaker) -> list[tuple[str,
     small = few_samples(network, maker.chunks)
     widths = {entry.name: max(entry.bits) for entry in trial.plan.weights}
     widths |= {entry.name: entry.bits for entry in trial.plan.activations}
-    estimated = _noise(maker, job, trial, small, sorted(set(widths.values())))
+    estimated = _noise(maker, job, network, small, sorted(set(widths.values())))
     shares = {name: row[widths[name]] for name, row in estimated.items()}
     suspects = sorted(shares, key=lambda name: -shares[name])[:_SUSPECTS]
     shares |= measure_alone(network, small, suspects)
@@ -140,9 +140,8 @@ def _by_noise(trials: Trials, trial: Trial, maker: PlanMaker) -> list[tuple[str,
 
 
 def _noise(
-    maker: PlanMaker, job: Job, trial: Trial, small: list[tuple[Tensor, ...]], widths: list[int]
+    maker: PlanMaker, job: Job, network: fx.GraphModule, small: list[tuple[Tensor, ...]], widths: list[int]
 ) -> dict[str, dict[int, float]]:
-    network = attach(import_graph(job.folded), trial.finished.plan).eval()
     values = plain_activations(network)
     seen = observe(network, small, values, histogram=maker.ranges in OF_HISTOGRAM)
     ranges = {q.name: {bits: maker.range_of(q, seen[q.name], bits) for bits in widths} for q in values}
@@ -156,8 +155,8 @@ def descend(trials: Trials, trial: Trial, maker: PlanMaker) -> Trial:
     With limits, until they are met; without, as long as the floor holds.
     """
     widths = list(range(_NARROWEST, _WIDEST + 1))
-    small = few_samples(attach(import_graph(trials.job.folded), trial.plan), maker.chunks)
-    noise = _noise(maker, trials.job, trial, small, widths)
+    network = attach(import_graph(trials.job.folded), trial.finished.plan).eval()
+    noise = _noise(maker, trials.job, network, few_samples(network, maker.chunks), widths)
     order = _asked_for(trials, trial.plan, steps_down(_movable(trials, trial.plan, noise)))
     answers, held = {0: trials.holds(trial)}, trial
 
